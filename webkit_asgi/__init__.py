@@ -1,0 +1,1 @@
+"""A framework-free ASGI callable over :mod:`webkit_core`."""

@@ -1,0 +1,1 @@
+"""The engine: sessions, their event logs and their subscribers; knows no HTTP."""
