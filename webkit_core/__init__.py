@@ -1,1 +1,128 @@
-"""The engine: sessions, their event logs and their subscribers; knows no HTTP."""
+"""The engine: sessions, their event logs and their subscribers; knows no HTTP.
+
+Start with :class:`SessionRegistry`. What is exported here is public and stays; modules
+may move.
+"""
+
+from __future__ import annotations
+
+from .agent import Agent, CanUseTool, Killable, SdkFactory, SessionConfig
+from .broadcast import Broadcast, Subscriber
+from .claude import ClaudeFactory, build_can_use_tool, import_sdk
+from .conversation import Limits
+from .errors import (
+    AgentError,
+    AgentRefused,
+    AgentStartError,
+    AgentTimeout,
+    BackpressureError,
+    CapacityExceeded,
+    ConfigError,
+    ConflictError,
+    CursorAheadError,
+    CursorError,
+    Draining,
+    EvictedError,
+    InvalidCursor,
+    InvalidInput,
+    InvalidTransition,
+    LogClosed,
+    MalformedJSON,
+    Refused,
+    SessionClosed,
+    SessionFailed,
+    SessionNotFound,
+    Unavailable,
+    UnknownType,
+    WebkitError,
+)
+from .event_log import EventLog, LoggedEvent
+from .lifecycle import State
+from .owner import Deadlines
+from .permissions import Allow, Decision, Deny, PermissionRouter, Request
+from .protocol import (
+    DEFAULT_DELTAS,
+    PROTOCOL_VERSION,
+    CreateSession,
+    Inbound,
+    Interrupt,
+    PermissionMode,
+    PermissionResponse,
+    QuestionResponse,
+    SetModel,
+    SetPermissionMode,
+    StopTask,
+    UserMessage,
+    decode_create,
+    decode_inbound,
+    encode_payload,
+)
+from .registry import SessionRegistry
+from .session import Session
+from .translate import Translator, translate_sdk_messages
+
+__all__ = (
+    "DEFAULT_DELTAS",
+    "PROTOCOL_VERSION",
+    "Agent",
+    "AgentError",
+    "AgentRefused",
+    "AgentStartError",
+    "AgentTimeout",
+    "Allow",
+    "BackpressureError",
+    "Broadcast",
+    "CanUseTool",
+    "CapacityExceeded",
+    "ClaudeFactory",
+    "ConfigError",
+    "ConflictError",
+    "CreateSession",
+    "CursorAheadError",
+    "CursorError",
+    "Deadlines",
+    "Decision",
+    "Deny",
+    "Draining",
+    "EventLog",
+    "EvictedError",
+    "Inbound",
+    "Interrupt",
+    "InvalidCursor",
+    "InvalidInput",
+    "InvalidTransition",
+    "Killable",
+    "Limits",
+    "LogClosed",
+    "LoggedEvent",
+    "MalformedJSON",
+    "PermissionMode",
+    "PermissionResponse",
+    "PermissionRouter",
+    "QuestionResponse",
+    "Refused",
+    "Request",
+    "SdkFactory",
+    "Session",
+    "SessionClosed",
+    "SessionConfig",
+    "SessionFailed",
+    "SessionNotFound",
+    "SessionRegistry",
+    "SetModel",
+    "SetPermissionMode",
+    "State",
+    "StopTask",
+    "Subscriber",
+    "Translator",
+    "Unavailable",
+    "UnknownType",
+    "UserMessage",
+    "WebkitError",
+    "build_can_use_tool",
+    "decode_create",
+    "decode_inbound",
+    "encode_payload",
+    "import_sdk",
+    "translate_sdk_messages",
+)

@@ -1,0 +1,121 @@
+"""The ASGI callable: scope dispatch, authentication, the error boundary.
+
+Rules: every request is answered once, whatever its endpoint does; what was not raised
+on purpose is logged and told to nobody. The application works with and without a
+lifespan, so that it can be mounted in another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from webkit_core import Limits, SdkFactory, SessionRegistry, WebkitError, import_sdk
+
+from .auth import AuthConfig
+from .drain import ShutdownSignal
+from .exchange import ClientDisconnected, Exchange
+from .lifespan import run_lifespan
+from .responses import Response, error_response, send_response
+from .routes import PUBLIC, match
+from .settings import Settings
+from .types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from .demo import Demo
+
+logger = logging.getLogger(__name__)
+
+
+class Application:
+    """The server; made by :func:`create_app`."""
+
+    def __init__(
+        self,
+        auth: AuthConfig,
+        settings: Settings,
+        sdk_factory: SdkFactory | None,
+        demo: Demo | None,
+    ) -> None:
+        self.settings = settings
+        self.stopping = False
+        self.registry = SessionRegistry(
+            demo or sdk_factory,
+            idle_timeout_s=settings.idle_timeout_s,
+            max_sessions=settings.max_sessions,
+            limits=Limits(
+                buffer_events=settings.buffer_events,
+                buffer_bytes=settings.buffer_bytes,
+                queued_messages=settings.queued_messages,
+            ),
+        )
+        self._auth = auth
+        self._imports_sdk = sdk_factory is None
+        self._demo = demo
+        self._signal = ShutdownSignal(self.stop)
+        self._ending: asyncio.Future[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await run_lifespan(receive, send, self.startup, self.shutdown)
+            case "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1003})
+            case other:
+                raise ValueError(f"unknown ASGI scope type {other!r}")
+
+    # --- life
+
+    async def startup(self) -> None:
+        """Prepare; what fails here stops the server from starting."""
+        if self._demo is not None:
+            self._demo.start()
+        if self._imports_sdk:
+            await import_sdk()
+        self.registry.start_reaper()
+        self._signal.install()
+
+    def stop(self) -> None:
+        """Begin to end: no new sessions, every stream gets its ``done``. Idempotent."""
+        if not self.stopping:
+            self.stopping = True
+            self._ending = asyncio.ensure_future(self.registry.shutdown())
+
+    async def shutdown(self) -> None:
+        """End every session; return when all agents are gone."""
+        self.stop()
+        self._signal.uninstall()
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+        if self._demo is not None:
+            self._demo.stop()
+
+    # --- one request
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            response = await self._respond(exchange)
+        except WebkitError as error:
+            response = error_response(error)
+        except ClientDisconnected:
+            return
+        except Exception:
+            logger.exception("error in %s %s", scope["method"], scope["path"])
+            response = error_response(WebkitError("the server made a mistake"))
+        if response is not None and not exchange.answering:
+            await send_response(response, send, body=scope["method"] != "HEAD")
+
+    async def _respond(self, exchange: Exchange) -> Response | None:
+        scope = exchange.scope
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path not in PUBLIC:
+            self._auth.check(exchange.header(b"authorization"))
+        endpoint, exchange.session_id = match(scope["method"], path)
+        self.registry.start_reaper()
+        return await endpoint(self, exchange)

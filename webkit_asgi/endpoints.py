@@ -1,0 +1,144 @@
+"""One short function per route.
+
+Rules: an endpoint decodes, calls the core, and returns an answer (or has sent it
+itself); it knows no status codes but those of success. What goes wrong is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, Protocol
+
+from webkit_core import (
+    DEFAULT_DELTAS,
+    PROTOCOL_VERSION,
+    Draining,
+    InvalidInput,
+    Session,
+    SessionConfig,
+    SessionRegistry,
+    decode_create,
+    decode_inbound,
+)
+
+from .exchange import Exchange
+from .responses import NO_CONTENT, Response, json_response
+from .settings import Settings
+from .stream import HEADERS, EventStream
+
+
+class Server(Protocol):
+    """What endpoints need of the application."""
+
+    registry: SessionRegistry
+    settings: Settings
+    stopping: bool
+
+
+async def health(server: Server, exchange: Exchange) -> Response:
+    """``GET /healthz``: the process lives."""
+    return json_response({"ok": True, "live_sessions": server.registry.live_count()})
+
+
+async def ready(server: Server, exchange: Exchange) -> Response:
+    """``GET /readyz``: new sessions may be sent here."""
+    if server.stopping:
+        raise Draining
+    return json_response({"ready": True})
+
+
+async def create_session(server: Server, exchange: Exchange) -> Response:
+    """``POST /sessions``."""
+    wanted = decode_create(await exchange.body(server.settings.max_body_bytes))
+    if wanted.cwd is not None:
+        exists = await asyncio.to_thread(os.path.isdir, wanted.cwd)
+        if not (exists and os.path.isabs(wanted.cwd)):
+            raise InvalidInput("`cwd` is not the absolute path of a directory here")
+    deltas = DEFAULT_DELTAS if wanted.deltas is None else frozenset(wanted.deltas)
+    config = SessionConfig(
+        model=wanted.model,
+        permission_mode=wanted.permission_mode,
+        cwd=wanted.cwd,
+        deltas=deltas,
+    )
+    session = await server.registry.create(config)
+    return json_response(
+        {"session_id": session.id, "protocol_version": PROTOCOL_VERSION},
+        headers=[(b"location", exchange.url_of(session.id))],
+    )
+
+
+async def list_sessions(server: Server, exchange: Exchange) -> Response:
+    """``GET /sessions``."""
+    return json_response({"sessions": [describe(s) for s in server.registry]})
+
+
+async def show_session(server: Server, exchange: Exchange) -> Response:
+    """``GET /sessions/{id}``."""
+    return json_response(describe(server.registry.get(exchange.session_id)))
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """Return what a client may know of a session."""
+    log = session.log
+    return {
+        "session_id": session.id,
+        "state": session.state,
+        "created_at": session.created_at_s,
+        "model": session.config.model,
+        "permission_mode": session.config.permission_mode,
+        "cwd": session.config.cwd,
+        "cost_usd": session.cost_usd,
+        "subscribers": session.subscribers,
+        "queued_messages": session.queued,
+        "oldest_event_id": log.oldest_seq,
+        "last_event_id": log.last_seq,
+        "buffered_bytes": log.held_bytes,
+        "pending": [
+            {
+                "correlation_id": request.correlation_id,
+                "event": request.event().EVENT,
+                "tool_name": request.tool_name,
+            }
+            for request in session.pending
+        ],
+        "error": session.failure,
+    }
+
+
+async def delete_session(server: Server, exchange: Exchange) -> Response:
+    """``DELETE /sessions/{id}``."""
+    await server.registry.remove(exchange.session_id)
+    return NO_CONTENT
+
+
+async def post_input(server: Server, exchange: Exchange) -> Response:
+    """``POST /sessions/{id}/input``."""
+    session = server.registry.get(exchange.session_id)
+    subscriber_id = exchange.subscriber_id()
+    body = await exchange.body(server.settings.max_body_bytes)
+    await session.submit(decode_inbound(body), subscriber_id)
+    return NO_CONTENT
+
+
+async def stream(server: Server, exchange: Exchange) -> Response | None:
+    """``GET /sessions/{id}/stream``."""
+    session = server.registry.get(exchange.session_id)
+    subscriber_id = exchange.subscriber_id_or_new()
+    headers = [(b"x-subscriber-id", subscriber_id.encode())]
+    cursor = exchange.cursor()
+    if cursor is None:
+        cursor = session.log.oldest_seq - 1
+    session.log.read(cursor)  # raises when the cursor is not in the buffer
+    if exchange.scope["method"] == "HEAD":
+        return Response(200, [*HEADERS, *headers])
+    exchange.answering = True
+    with session.attached():
+        await EventStream(
+            session.log,
+            cursor,
+            keepalive_s=server.settings.keepalive_s,
+            send_timeout_s=server.settings.send_timeout_s,
+        ).run(exchange.receive, exchange.send, headers)
+    return None

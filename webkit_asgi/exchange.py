@@ -1,0 +1,112 @@
+"""Exchange: one HTTP request, as far as endpoints need to know it.
+
+Rules: headers and the query are looked at when asked for, the body is read once and
+within the limit; what a client sends is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+from urllib.parse import parse_qs
+
+from webkit_core import InvalidInput, sse
+
+from .responses import BodyTooLarge
+from .types import Receive, Scope, Send
+
+_SUBSCRIBER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class ClientDisconnected(Exception):
+    """The client left before its body was read; nobody waits for an answer."""
+
+
+class Exchange:
+    """See the module.
+
+    Attributes:
+        session_id: the session in the path; empty where the path has none.
+        answering: set by an endpoint that sends its answer itself.
+    """
+
+    __slots__ = ("answering", "receive", "scope", "send", "session_id")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.session_id = ""
+        self.answering = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first header of that (lower-case) name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    def query(self, name: str) -> str | None:
+        """Return the last query parameter of that name."""
+        query = self.scope.get("query_string", b"")
+        if not query:
+            return None
+        values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(name)
+        return values[-1] if values else None
+
+    def url_of(self, session_id: str) -> bytes:
+        """Return the path of a session, as seen from outside."""
+        return f"{self.scope.get('root_path', '')}/sessions/{session_id}".encode()
+
+    async def body(self, limit_bytes: int) -> bytearray:
+        """Read the request's body.
+
+        Raises:
+            BodyTooLarge: it is longer than the limit.
+            ClientDisconnected: the client left.
+        """
+        announced = self.header(b"content-length") or b"0"
+        if announced.isdigit() and int(announced[:20]) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        body = bytearray()
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            body += message.get("body", b"")
+            if len(body) > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            more = message.get("more_body", False)
+        return body
+
+    def subscriber_id(self) -> str | None:
+        """Return the client's ``X-Subscriber-Id``.
+
+        Raises:
+            InvalidInput: it is longer than 64 characters or has others than allowed.
+        """
+        value = self.header(b"x-subscriber-id")
+        if value is None:
+            return None
+        text = value.decode("latin-1")
+        if _SUBSCRIBER_ID.fullmatch(text) is None:
+            raise InvalidInput(
+                "X-Subscriber-Id must be 1 to 64 characters of A-Z a-z 0-9 . _ -"
+            )
+        return text
+
+    def subscriber_id_or_new(self) -> str:
+        """Return the client's ``X-Subscriber-Id``, or a fresh one."""
+        return self.subscriber_id() or secrets.token_hex(8)
+
+    def cursor(self) -> int | None:
+        """Return where the client wants to resume; the header wins over the query.
+
+        Raises:
+            InvalidCursor: it is not a decimal number below 2**53.
+        """
+        value = self.header(b"last-event-id")
+        text = value.decode("latin-1") if value else self.query("last_event_id")
+        return None if not text else sse.parse_last_event_id(text)

@@ -1,0 +1,82 @@
+"""Settings: what an operator may set, from the environment.
+
+Rules: every setting has a variable ``AGENT_WEBKIT_<NAME>``, a unit in its name and a
+default that is safe; a bad value stops the start with a line that names the variable,
+its value and what would do. A variable nobody knows is reported, as it is most likely
+a typing error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from webkit_core import ConfigError
+
+from .auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "AGENT_WEBKIT_"
+DEMO_VARIABLE: Final = "AGENT_WEBKIT_DEMO"
+
+_DAY_S: Final = 86_400.0
+
+_Seconds = Annotated[float, Meta(gt=0, le=365 * _DAY_S)]
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The server's settings, with their defaults.
+
+    Attributes:
+        idle_timeout_s: a session that nobody uses for so long is closed.
+        buffer_events: events a session holds for resume.
+        buffer_bytes: bytes of events a session holds for resume.
+        keepalive_s: a comment is sent on a stream that was quiet for so long.
+        send_timeout_s: a stream that takes nothing for so long is given up.
+        max_sessions: sessions that are live at most.
+        max_body_bytes: longest request body that is read.
+        queued_messages: messages a session queues behind the running turn.
+        demo: run with a scripted model instead of a real one.
+    """
+
+    idle_timeout_s: _Seconds = 300.0
+    buffer_events: _Count = 1000
+    buffer_bytes: _Count = 4 * 1024 * 1024
+    keepalive_s: _Seconds = 15.0
+    send_timeout_s: _Seconds = 60.0
+    max_sessions: _Count = 100
+    max_body_bytes: _Count = 16 * 1024 * 1024
+    queued_messages: _Count = 32
+    demo: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings that the ``AGENT_WEBKIT_*`` variables make.
+
+        Raises:
+            ConfigError: a variable has a bad value; the text names it.
+        """
+        environ = os.environ if environ is None else environ
+        known = {PREFIX + name.upper(): name for name in cls.__struct_fields__}
+        given = {name: environ[var] for var, name in known.items() if environ.get(var)}
+        others = {TOKEN_VARIABLE, NO_AUTH_VARIABLE}
+        for variable in environ:
+            if variable.startswith(PREFIX) and variable not in known.keys() | others:
+                logger.warning("unknown variable %s is ignored", variable)
+        for name, text in given.items():
+            # One at a time, so that the error can name the variable.
+            try:
+                msgspec.convert({name: text}, cls, strict=False)
+            except msgspec.ValidationError as error:
+                reason = str(error).partition(" - at ")[0].replace("`", "")
+                raise ConfigError(
+                    f"{PREFIX}{name.upper()}={text!r}: {reason[0].lower()}{reason[1:]}"
+                ) from None
+        return msgspec.convert(given, cls, strict=False)

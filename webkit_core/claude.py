@@ -1,0 +1,324 @@
+"""The Claude Agent SDK: options, the default factory, the permission callback.
+
+The one importer of ``claude_agent_sdk``, and only inside functions: importing it takes
+most of a second, and an embedder with an agent of its own never needs it.
+
+Rules: what the SDK does surprisingly is put right here, so that the session sees an
+agent that behaves: a message it cannot parse is a message, not the end of the stream;
+the process has a pid that can be killed when a graceful end does not come; its
+standard error is kept, bounded.
+
+Source: claude-agent-sdk 0.2.187 with Claude Code 2.1.330, measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from .agent import CanUseTool, SessionConfig
+from .errors import AgentError, AgentStartError
+from .permissions import Decision, Deny, Emit, PermissionRouter, Request
+from .protocol import PermissionMode
+
+if TYPE_CHECKING:
+    from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
+    from claude_agent_sdk.types import PermissionResult, ToolPermissionContext
+
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""Longest line of the CLI's output. Past it the SDK's reader dies while the process
+lives on, so it is far above what a tool result or an echoed image can be."""
+
+MAX_STDERR_LINES: Final = 40
+MAX_STDERR_LINE_CHARS: Final = 500
+
+MAX_UNPARSED: Final = 100
+"""Messages the SDK may fail to parse before the agent counts as broken."""
+
+_OWN_PREFIX: Final = "AGENT_WEBKIT_"
+
+AskDecision = Callable[[Request], Awaitable[Decision]]
+
+
+class UnparsedMessage(Struct, frozen=True):
+    """Stands for a message of the CLI that the SDK could not parse."""
+
+    reason: str
+
+
+class ClaudeAgent:
+    """A connected ``ClaudeSDKClient`` and its Claude Code process."""
+
+    def __init__(self, client: ClaudeSDKClient, stderr: deque[str]) -> None:
+        self._client = client
+        self._stderr = stderr
+        self._pid = _pid_of(client)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the CLI, as it was after the start."""
+        return self._pid
+
+    async def query(self, prompt: AsyncIterable[dict[str, Any]]) -> None:
+        """Hand user messages over; text that would be a command stays text."""
+        await self._client.query(_as_written(prompt))
+
+    async def receive_messages(self) -> AsyncIterator[Any]:
+        """Yield messages until the process is gone.
+
+        Raises:
+            AgentError: it ended with an error; the text says how.
+        """
+        from claude_agent_sdk import ClaudeSDKError, ProcessError
+        from claude_agent_sdk._errors import MessageParseError
+
+        unparsed = 0
+        while True:
+            try:
+                async for message in self._client.receive_messages():
+                    yield message
+                return
+            except MessageParseError as error:
+                # The generator ended, the stream beneath it goes on.
+                unparsed += 1
+                if unparsed > MAX_UNPARSED:
+                    raise AgentError(
+                        f"more than {MAX_UNPARSED} unreadable messages"
+                    ) from error
+                yield UnparsedMessage(str(error))
+            except ProcessError as error:
+                raise AgentError(describe_exit(error.exit_code)) from error
+            except ClaudeSDKError as error:
+                raise AgentError(str(error)) from error
+
+    async def interrupt(self) -> None:
+        """Ask the running turn to stop."""
+        await self._client.interrupt()
+
+    async def set_permission_mode(self, mode: PermissionMode) -> None:
+        """Change the permission mode."""
+        await self._client.set_permission_mode(mode)
+
+    async def set_model(self, model: str | None) -> None:
+        """Change the model; takes effect with the next call of the model."""
+        await self._client.set_model(model)
+
+    async def stop_task(self, task_id: str) -> None:
+        """Stop a background task."""
+        await self._client.stop_task(task_id)
+
+    async def disconnect(self) -> None:
+        """End the CLI: end of input, then SIGTERM after 5 s, SIGKILL after 10 s."""
+        await self._client.disconnect()
+
+    def kill(self) -> None:
+        """Kill the CLI by the pid remembered at its start."""
+        if self._pid is not None and _pid_of(self._client) == self._pid:
+            # The SDK drops its process when it has reaped it: then the pid may
+            # already be somebody else's.
+            _kill(self._pid)
+
+    def last_words(self) -> str:
+        """Return the last lines of the CLI's standard error."""
+        return "\n".join(self._stderr)
+
+
+def _pid_of(client: ClaudeSDKClient) -> int | None:
+    """Return the pid of the running CLI; the SDK has no public way to ask."""
+    process: Any = getattr(getattr(client, "_transport", None), "_process", None)
+    if process is None or process.returncode is not None:
+        return None
+    return int(process.pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+async def _as_written(
+    prompt: AsyncIterable[dict[str, Any]],
+) -> AsyncIterator[dict[str, Any]]:
+    """Mark prompts whose text the CLI would act upon as composed by a program.
+
+    A leading slash runs a command, and ``@path`` reads that file of the server without
+    asking: not what somebody behind a web page may do.
+    """
+    async for message in prompt:
+        content = message["message"]["content"]
+        texts = (
+            (content,)
+            if isinstance(content, str)
+            else tuple(block.get("text", "") for block in content)
+        )
+        if any("@" in text or text.lstrip().startswith("/") for text in texts):
+            yield {**message, "client_composed": True}
+        else:
+            yield message
+
+
+class ClaudeFactory:
+    """The default ``sdk_factory``: starts a Claude Code CLI per session.
+
+    Args:
+        env: variables set for the CLI on top of the server's own.
+        options: fields of ``ClaudeAgentOptions`` to set otherwise than we do, such as
+            ``system_prompt``, ``mcp_servers``, ``allowed_tools`` or ``session_store``;
+            what a session asks for (model, permission mode, cwd) comes before them.
+
+    Raises:
+        AgentStartError: (when called) the CLI did not start; the text says why.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None, **options: Any) -> None:
+        self._env = dict(env or {})
+        self._options = options
+
+    async def __call__(
+        self, config: SessionConfig, can_use_tool: CanUseTool
+    ) -> ClaudeAgent:
+        """Start a CLI and return it connected. Cancel at most once."""
+        from claude_agent_sdk import ClaudeSDKClient, ClaudeSDKError
+
+        stderr: deque[str] = deque(maxlen=MAX_STDERR_LINES)
+        client = ClaudeSDKClient(self.options(config, can_use_tool, stderr))
+        try:
+            await client.connect()
+        except (ClaudeSDKError, OSError, ValueError) as error:
+            raise AgentStartError(_why(error, stderr)) from error
+        except Exception as error:
+            # The SDK raises a bare Exception when a control request times out.
+            raise AgentStartError(_why(error, stderr)) from error
+        return ClaudeAgent(client, stderr)
+
+    def options(
+        self, config: SessionConfig, can_use_tool: CanUseTool, stderr: deque[str]
+    ) -> ClaudeAgentOptions:
+        """Return the options a session's CLI is started with."""
+        from claude_agent_sdk import ClaudeAgentOptions
+
+        # The CLI inherits the server's environment, but not the server's secrets.
+        own = {name: "" for name in os.environ if name.startswith(_OWN_PREFIX)}
+        fields: dict[str, Any] = {
+            "system_prompt": {"type": "preset", "preset": "claude_code"},
+            "cwd": os.getcwd(),
+            "setting_sources": [],
+            "strict_mcp_config": True,
+            **self._options,
+            "session_id": config.session_id or None,
+            "can_use_tool": can_use_tool,
+            "include_partial_messages": True,
+            "max_buffer_size": MAX_LINE_BYTES,
+            "stderr": lambda line: stderr.append(line[:MAX_STDERR_LINE_CHARS]),
+            "env": {**own, "DISABLE_AUTOUPDATER": "1", **self._env},
+        }
+        for name in ("model", "permission_mode", "cwd"):
+            if (wanted := getattr(config, name)) is not None:
+                fields[name] = wanted
+        return ClaudeAgentOptions(**fields)
+
+
+def _why(error: Exception, stderr: deque[str]) -> str:
+    exit_code = getattr(error, "exit_code", None)
+    reason = str(error) if exit_code is None else describe_exit(exit_code)
+    said = "\n".join(stderr)
+    return f"{reason}; it said: {said}" if said else reason
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """Say in words how the CLI ended."""
+    if exit_code is None:
+        return "the agent's process ended"
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    if exit_code < 0 or number in (signal.SIGKILL, signal.SIGTERM):
+        name = signal.Signals(number).name
+        return f"the agent's process was killed ({name}: out of memory, or by hand)"
+    return f"the agent's process exited with code {exit_code}"
+
+
+# --- permissions --------------------------------------------------------------------
+
+
+def request_from(
+    tool_name: str, tool_input: dict[str, Any], context: ToolPermissionContext
+) -> Request:
+    """Return the request that one ``can_use_tool`` call makes."""
+    details: dict[str, Any] = {
+        name: value
+        for name in (
+            "tool_use_id",
+            "agent_id",
+            "blocked_path",
+            "decision_reason",
+            "title",
+            "display_name",
+            "description",
+        )
+        if (value := getattr(context, name, None)) is not None
+    }
+    suggestions = [_suggestion(update) for update in context.suggestions]
+    if suggestions:
+        details["suggestions"] = suggestions
+    return Request(str(context.tool_use_id), tool_name, tool_input, details)
+
+
+def _suggestion(update: Any) -> dict[str, Any]:
+    """Return a suggested permission update as JSON, aimed at the session.
+
+    The CLI often suggests ``localSettings``: a file in the working directory that
+    would then hold for every session there.
+    """
+    return {**update.to_dict(), "destination": "session"}
+
+
+def permission_result(decision: Decision) -> PermissionResult:
+    """Return a decision as the SDK wants it."""
+    from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
+    from claude_agent_sdk.types import PermissionUpdate
+
+    if isinstance(decision, Deny):
+        return PermissionResultDeny(
+            message=decision.message or "The user said no.",
+            interrupt=decision.interrupt,
+        )
+    updates = decision.updated_permissions
+    return PermissionResultAllow(
+        updated_input=decision.updated_input,
+        updated_permissions=None
+        if updates is None
+        else [PermissionUpdate.from_dict(update) for update in updates],
+    )
+
+
+def can_use_tool_for(ask: AskDecision) -> CanUseTool:
+    """Return the SDK's permission callback around ``ask``."""
+
+    async def can_use_tool(
+        tool_name: str, tool_input: dict[str, Any], context: Any
+    ) -> PermissionResult:
+        return permission_result(
+            await ask(request_from(tool_name, tool_input, context))
+        )
+
+    return can_use_tool
+
+
+def build_can_use_tool(emit: Emit, router: PermissionRouter) -> CanUseTool:
+    """Return a ``can_use_tool`` that asks through ``router`` and shows by ``emit``.
+
+    For embedders that run the SDK client themselves.
+    """
+    return can_use_tool_for(lambda request: router.ask(request, emit))
+
+
+async def import_sdk() -> None:
+    """Import the SDK in a thread, so that the first session does not stop the loop."""
+    await asyncio.to_thread(__import__, "claude_agent_sdk")

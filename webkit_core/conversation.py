@@ -1,0 +1,237 @@
+"""Conversation: what a session knows and says; no task, no agent.
+
+The synchronous heart of a session: its log, its state, its open requests, and the
+translation of what the agent sends. Whoever drives it (:mod:`.session`) calls in;
+whoever waits for it uses :meth:`Conversation.until`.
+
+Rules: everything that clients see goes through :meth:`Conversation.emit`; a change of
+state is announced in the same step in which it happens.
+
+Invariant: each permission ends in one ``permission_resolved``, and after
+:meth:`Conversation.finish` the log ends with ``done``, once, whatever went before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from msgspec import Struct
+
+from .broadcast import Broadcast
+from .event_log import EventLog
+from .lifecycle import ENDED, TURN_RUNS, Input, Lifecycle, State
+from .permissions import Decision, PermissionRouter, Request
+from .protocol import (
+    PROTOCOL_VERSION,
+    Done,
+    Error,
+    Event,
+    SessionReady,
+    SessionState,
+    TaskStatus,
+    ToolResult,
+    ToolUse,
+)
+from .translate import TASK_ENDED, Translator
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCED_S: Final = 2.0
+"""How long a permission request waits for the message that it is about."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one session may hold."""
+
+    buffer_events: int = 1000
+    buffer_bytes: int = 4 * 1024 * 1024
+    queued_messages: int = 32
+
+
+class Conversation:
+    """See the module. Belongs to one event loop.
+
+    Args:
+        session_id: the wire session's id.
+        deltas: which deltas the stream carries.
+        limits: what the log may hold.
+    """
+
+    def __init__(
+        self, session_id: str, deltas: Collection[str], limits: Limits
+    ) -> None:
+        self.id = session_id
+        self.log = EventLog(limits.buffer_events, limits.buffer_bytes)
+        self.router = PermissionRouter(self._asks_changed)
+        self.failure: Error | None = None
+        self.changed = Broadcast()
+        self._lifecycle = Lifecycle()
+        self._translator = Translator(
+            session_id, deltas=deltas, on_unknown=self._log_unknown
+        )
+        self._prompt_uuid: str | None = None
+        self._announced: set[str] = set()
+        self._background: set[str] = set()
+
+    # --- what is the case
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return self._lifecycle.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self._lifecycle.state in ENDED
+
+    @property
+    def turn_runs(self) -> bool:
+        """Whether a turn is under way."""
+        return self._lifecycle.state in TURN_RUNS
+
+    @property
+    def busy(self) -> bool:
+        """Whether ending now would lose a turn, a background task or a question."""
+        return self.turn_runs or bool(self._background) or len(self.router) > 0
+
+    @property
+    def cost_usd(self) -> float:
+        """What the session has cost so far."""
+        return self._translator.session_cost_usd
+
+    # --- what happens to it
+
+    def ready(self) -> None:
+        """Take note that the agent is up."""
+        self._lifecycle.step(Input.CONNECTED)
+        self.emit(SessionReady(self.id, PROTOCOL_VERSION))
+
+    def prompted(self, prompt_uuid: str) -> None:
+        """Take note that a prompt is being handed over."""
+        self._prompt_uuid = prompt_uuid
+        self._step(Input.PROMPTED)
+
+    def interrupted(self) -> bool:
+        """Take note that the turn shall stop; return whether there is one to stop."""
+        self._step(Input.INTERRUPTED)
+        return self.state is State.INTERRUPTING
+
+    def fail(self, code: str, reason: str) -> None:
+        """Give the agent up: one ``error``, once."""
+        if self.failure is None and not self.ended:
+            self.failure = Error(code, reason)
+            self.emit(self.failure)
+            self._step(Input.FAILED)
+
+    def finish(self) -> None:
+        """Bring every promise to its end: open requests, the turn, the log."""
+        self.router.cancel_all()
+        if self.turn_runs:
+            self.emit(Error("turn_aborted", "the session was closed in mid-turn"))
+        self._step(Input.CLOSED)
+        if not self.log.closed:
+            self.emit(Done())
+            self.log.close()
+
+    def receive(self, message: object) -> None:
+        """Take one message of the agent."""
+        try:
+            for event in self._translator.feed(message):
+                self.emit(event)
+                if type(event) in _NOTED:
+                    self._note(event)
+        except Exception:
+            # One odd message must not end the session.
+            kind = type(message).__name__
+            logger.exception("session %s: cannot translate a %s", self.id, kind)
+            self.emit(Error("untranslatable_message", f"an odd {kind} was left out"))
+        kind = type(message).__name__
+        if kind == "ResultMessage":
+            self._turn_ended(message)
+        elif kind == "SystemMessage" and getattr(message, "subtype", "") == "init":
+            self._step(Input.TURN_BEGAN)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case ToolUse():
+                self._announced.add(event.tool_use_id)
+                self.changed.publish()
+            case ToolResult():
+                self._announced.discard(event.tool_use_id)
+            case TaskStatus(task_id=task_id, status=status):
+                if status in TASK_ENDED:
+                    self._background.discard(task_id)
+                else:
+                    self._background.add(task_id)
+
+    def _turn_ended(self, result: Any) -> None:
+        """Take a result as the end of our turn, unless it ended one of the agent's own.
+
+        A background task that ends wakes the agent for a turn that nobody asked for;
+        a prompt sent meanwhile gets its own result later.
+        """
+        origin = getattr(result, "origin", None)
+        taken = getattr(result, "user_message_uuids", None) or ()
+        if (
+            self._prompt_uuid is not None
+            and self._prompt_uuid not in taken
+            and origin is not None
+            and origin.get("kind") != "human"
+        ):
+            return
+        self._prompt_uuid = None
+        self._step(Input.TURN_ENDED)
+        if len(self.router):
+            self._step(Input.ASKED)
+
+    async def ask(self, request: Request) -> Decision:
+        """Ask people. Cancelling takes the request back."""
+        # The message it is about may still be on its way through the pump.
+        await self.until(
+            lambda: request.correlation_id in self._announced or self.log.closed,
+            ANNOUNCED_S,
+        )
+        return await self.router.ask(request, self._append)
+
+    async def until(self, condition: Callable[[], object], timeout_s: float) -> bool:
+        """Suspend until ``condition`` holds, for so long at most; return if it does.
+
+        It is looked at after every change.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    await self.changed.wait()
+        except TimeoutError:
+            pass
+        return bool(condition())
+
+    # --- what it says
+
+    def emit(self, event: Event) -> None:
+        """Log an event for clients."""
+        self._append(event.EVENT, event)
+
+    def _append(self, name: str, data: Any) -> None:
+        # An agent's last words may come after the end; nobody waits for them.
+        if not self.log.closed:
+            self.log.append(name, data)
+
+    def _step(self, given: Input) -> None:
+        if self._lifecycle.step(given):
+            self.emit(SessionState(self._lifecycle.state))
+        self.changed.publish()
+
+    def _asks_changed(self) -> None:
+        self._step(Input.ASKED if len(self.router) else Input.ANSWERED)
+
+    def _log_unknown(self, kind: str) -> None:
+        logger.warning("session %s: unknown kind of SDK message: %s", self.id, kind)
+
+
+_NOTED: Final = frozenset({ToolUse, ToolResult, TaskStatus})
+"""Events that the conversation itself remembers something of."""

@@ -1,0 +1,338 @@
+"""Owner: one agent's whole life, from connect to disconnect, in one task.
+
+The task runs in an empty context, and nothing cancels it half-way. A second task, the
+pump, does nothing but receive, translate and append: it never waits for a subscriber,
+a request or the disk, because when it stops reading, the SDK stops hearing permission
+requests and acknowledgements.
+
+Rules:
+
+1. Whatever is started on the agent runs in a task of the owner, and goes on when
+   whoever asked for it is gone.
+2. Every await has a deadline set from outside; past it the agent is killed by the pid
+   remembered at its start.
+3. The next prompt is handed over when the table in :mod:`.lifecycle` says so.
+
+Invariant: once started, the owner ends with the conversation finished and the agent
+disconnected or killed, whatever either of them did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct, to_builtins
+
+from .agent import Agent, Killable, SdkFactory, SessionConfig
+from .claude import can_use_tool_for
+from .conversation import Conversation
+from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
+from .lifecycle import ACCEPTS_PROMPT, State
+from .protocol import Error, SetModel, UserMessage
+
+logger = logging.getLogger(__name__)
+
+INTERRUPT_AGAIN_S: Final = 0.5
+"""An interrupt that reaches the CLI before it took the prompt up is acknowledged and
+has no effect (measured), so it is sent again until the turn ends."""
+
+_T = TypeVar("_T")
+
+
+class Deadlines(Struct, frozen=True, kw_only=True):
+    """How long the agent may take, in seconds, before it is given up on."""
+
+    connect_s: float = 60.0
+    connect_cancel_s: float = 20.0
+    """The SDK's own clean-up of a failed start takes up to 15 s."""
+    control_s: float = 30.0
+    interrupt_s: float = 10.0
+    close_turn_s: float = 2.5
+    """How long closing waits for an interrupted turn's result."""
+    disconnect_s: float = 2.0
+
+
+class Owner:
+    """See the module. Belongs to one event loop.
+
+    Args:
+        config: what the agent is made with.
+        factory: makes the connected agent.
+        talk: the conversation that the agent's messages go into.
+        deadlines: how long the agent may take.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        factory: SdkFactory,
+        talk: Conversation,
+        deadlines: Deadlines,
+    ) -> None:
+        self.agent: Agent | None = None
+        self.inbound: deque[UserMessage | SetModel] = deque()
+        self.stopping = False
+        self._config = config
+        self._factory = factory
+        self._talk = talk
+        self._deadlines = deadlines
+        self._life: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._interrupting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Start the agent and return when it is up. Cancelling stops it again.
+
+        Raises:
+            AgentStartError: it did not start.
+        """
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = loop.create_future()
+        self._life = loop.create_task(
+            self._live(started),
+            name=f"session {self._talk.id}",
+            # The SDK's reader would keep the request's context otherwise.
+            context=contextvars.Context(),
+        )
+        try:
+            await started
+        except asyncio.CancelledError:
+            self.stop()
+            raise
+
+    def put(self, message: UserMessage | SetModel) -> None:
+        """Queue a message for its turn."""
+        self.inbound.append(message)
+        self._talk.changed.publish()
+
+    def stop(self) -> None:
+        """Ask the owner to end; :meth:`ended` tells when it has."""
+        self.stopping = True
+        self._talk.changed.publish()
+
+    async def ended(self) -> None:
+        """Return when the agent is gone. Cancelling the caller changes nothing."""
+        if self._life is not None:
+            await asyncio.wait({self._life})
+
+    def interrupt(self, agent: Agent) -> None:
+        """Stop the running turn, if one runs."""
+        if self._talk.interrupted() and self._interrupting is None:
+            self._interrupting = self._spawn(self._interrupt_until_ended(agent))
+
+    async def control(self, request: Coroutine[Any, Any, None]) -> None:
+        """Run a control request of the agent within the deadline.
+
+        Raises:
+            AgentRefused: the agent answered with an error.
+            AgentTimeout: no answer yet; it may still take effect.
+        """
+        task = self._spawn(request)
+        await asyncio.wait({task}, timeout=self._deadlines.control_s)
+        if not task.done():
+            raise AgentTimeout(
+                f"the agent did not answer within {self._deadlines.control_s:g} s"
+            )
+        if (error := task.exception()) is not None:
+            raise AgentRefused(_text_of(error)) from error
+
+    # --- the agent's life
+
+    async def _live(self, started: asyncio.Future[None]) -> None:
+        try:
+            agent = await self._connect()
+        except AgentStartError as error:
+            self._talk.fail(error.code, str(error))
+            self._talk.finish()
+            if not started.done():
+                started.set_exception(error)
+            return
+        self.agent = agent
+        self._talk.ready()
+        self._pump = self._spawn(self._receive(agent))
+        if not started.done():
+            started.set_result(None)
+        try:
+            await self._serve(agent)
+            await self._settle_turn(agent)
+        except Exception:
+            logger.exception("session %s: internal error", self._talk.id)
+            self._talk.fail("internal_error", "the server made a mistake")
+        finally:
+            self._talk.finish()
+            await self._disconnect(agent, self._pump)
+
+    async def _connect(self) -> Agent:
+        """Make the agent within the deadline; a start is cancelled at most once."""
+        can_use_tool = can_use_tool_for(self._talk.ask)
+        task = self._spawn(_awaited(self._factory(self._config, can_use_tool)))
+        if not await self._done_in_time(task, self._deadlines.connect_s):
+            task.cancel()
+            await asyncio.wait({task}, timeout=self._deadlines.connect_cancel_s)
+            if self.stopping:
+                raise AgentStartError("the session was closed while it started")
+            raise AgentStartError(
+                f"the agent did not start within {self._deadlines.connect_s:g} s"
+            )
+        if task.cancelled():
+            raise AgentStartError("the agent's start was cancelled")
+        error = task.exception()
+        if error is None:
+            return task.result()
+        if isinstance(error, AgentStartError):
+            raise error
+        raise AgentStartError(_text_of(error)) from error
+
+    async def _serve(self, agent: Agent) -> None:
+        """Hand over what is queued, one turn at a time, until the end."""
+        while not self._over():
+            if (
+                self.inbound
+                and self._talk.state in ACCEPTS_PROMPT
+                and self._interrupting is None
+            ):
+                await self._hand_over(agent, self.inbound.popleft())
+            else:
+                await self._talk.changed.wait()
+
+    def _over(self) -> bool:
+        return (
+            self.stopping
+            or self._talk.failure is not None
+            or (self._pump is not None and self._pump.done())
+        )
+
+    async def _hand_over(self, agent: Agent, message: UserMessage | SetModel) -> None:
+        if isinstance(message, SetModel):
+            task = self._spawn(agent.set_model(message.model))
+        else:
+            prompt_uuid = str(uuid.uuid4())
+            self._talk.prompted(prompt_uuid)
+            task = self._spawn(agent.query(_prompt(message, prompt_uuid)))
+        if not await self._done_in_time(task, self._deadlines.control_s):
+            if not self._over():
+                self._talk.fail("agent_timeout", "the agent takes no input")
+        elif (error := task.exception()) is not None:
+            if isinstance(message, SetModel):
+                self._talk.emit(Error("agent_refused", f"set_model: {_text_of(error)}"))
+            else:
+                self._talk.fail("agent_unreachable", _text_of(error))
+
+    async def _done_in_time(self, task: asyncio.Task[Any], timeout_s: float) -> bool:
+        """Wait for ``task``, but no longer than the session lasts."""
+        task.add_done_callback(lambda _: self._talk.changed.publish())
+        await self._talk.until(lambda: task.done() or self._over(), timeout_s)
+        return task.done()
+
+    async def _interrupt_until_ended(self, agent: Agent) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._deadlines.interrupt_s
+        try:
+            while self._talk.state is State.INTERRUPTING:
+                if loop.time() >= give_up_at:
+                    self._talk.fail("interrupt_ignored", "the turn did not stop")
+                    return
+                await self.control(agent.interrupt())
+                await self._talk.until(
+                    lambda: self._talk.state is not State.INTERRUPTING,
+                    INTERRUPT_AGAIN_S,
+                )
+        except AgentError as error:
+            self._talk.fail("interrupt_failed", str(error))
+        finally:
+            self._interrupting = None
+            self._talk.changed.publish()
+
+    async def _settle_turn(self, agent: Agent) -> None:
+        """Stop a running turn before the end, so that it has its result.
+
+        The CLI ignores the end of its input while a turn runs, and what it has not
+        written to its transcript by then is lost to a later resume.
+        """
+        if self._talk.failure is None and self._talk.turn_runs:
+            self.interrupt(agent)
+            await self._talk.until(
+                lambda: not self._talk.turn_runs, self._deadlines.close_turn_s
+            )
+
+    async def _disconnect(self, agent: Agent, pump: asyncio.Task[None]) -> None:
+        """End the agent: gracefully within the deadline, else by force."""
+        timeout_s = self._deadlines.disconnect_s
+        try:
+            if self._talk.failure is not None:
+                _kill(agent)
+            task = self._spawn(agent.disconnect())
+            await asyncio.wait({task}, timeout=timeout_s)
+            if not task.done():
+                logger.warning("session %s: its agent is killed", self._talk.id)
+                _kill(agent)
+                await asyncio.wait({task}, timeout=timeout_s)
+            await asyncio.wait({pump}, timeout=timeout_s)
+        finally:
+            pump.cancel()
+            _kill(agent)
+
+    # --- the pump
+
+    async def _receive(self, agent: Agent) -> None:
+        """Take the agent's messages until it is gone."""
+        reason = "the agent ended by itself"
+        receive = self._talk.receive
+        try:
+            async for message in agent.receive_messages():
+                receive(message)
+        except AgentError as error:
+            reason = str(error)
+        except Exception as error:
+            logger.exception("session %s: the agent's stream broke", self._talk.id)
+            reason = _text_of(error)
+        if not self.stopping:
+            words = agent.last_words() if isinstance(agent, Killable) else ""
+            self._talk.fail(
+                "agent_exited", f"{reason}; it said: {words}" if words else reason
+            )
+
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run ``work`` in a task that the owner keeps alive."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever waited has heard of it; this is for what nobody waited for.
+            logger.debug("session %s: %s", self._talk.id, error, exc_info=error)
+
+
+async def _awaited(work: Awaitable[_T]) -> _T:
+    return await work
+
+
+async def _prompt(
+    message: UserMessage, prompt_uuid: str
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield one user message as the CLI reads it."""
+    yield {
+        "type": "user",
+        "uuid": prompt_uuid,
+        "message": {"role": "user", "content": to_builtins(message.content)},
+        "parent_tool_use_id": None,
+    }
+
+
+def _kill(agent: Agent) -> None:
+    if isinstance(agent, Killable):
+        agent.kill()
+
+
+def _text_of(error: BaseException) -> str:
+    return str(error) or type(error).__name__

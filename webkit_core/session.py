@@ -1,0 +1,189 @@
+"""Session: what the rest of the world sees of one conversation with one agent.
+
+Rules: a session is made, started, used and closed on one event loop; requests talk to
+it and never to its agent. Invariant: each turn ends in one ``result`` or one
+``error``, each permission in one ``permission_resolved``, the log in one ``done``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .agent import Agent, SdkFactory, SessionConfig
+from .conversation import Conversation, Limits
+from .errors import BackpressureError, SessionClosed, SessionFailed
+from .event_log import EventLog
+from .lifecycle import State
+from .owner import Deadlines, Owner
+from .permissions import Request
+from .protocol import (
+    Error,
+    Inbound,
+    Interrupt,
+    PermissionResponse,
+    QuestionResponse,
+    SetModel,
+    SetPermissionMode,
+    StopTask,
+    UserMessage,
+)
+
+
+class Session:
+    """See the module.
+
+    Args:
+        config: what it is created with; ``session_id`` must be set.
+        sdk_factory: makes the connected agent.
+        limits: what the session may hold.
+        deadlines: how long the agent may take.
+        clock: monotonic seconds; tests give their own.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        sdk_factory: SdkFactory,
+        *,
+        limits: Limits | None = None,
+        deadlines: Deadlines | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.id = config.session_id
+        self.config = config
+        self.created_at_s = time.time()
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._last_use_s = clock()
+        self._subscribers = 0
+        self._talk = Conversation(self.id, config.deltas, self._limits)
+        self._owner = Owner(config, sdk_factory, self._talk, deadlines or Deadlines())
+
+    # --- what others may know
+
+    @property
+    def log(self) -> EventLog:
+        """The session's events."""
+        return self._talk.log
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return self._talk.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self._talk.ended
+
+    @property
+    def failure(self) -> Error | None:
+        """Why the session failed, if it did."""
+        return self._talk.failure
+
+    @property
+    def subscribers(self) -> int:
+        """How many streams are open."""
+        return self._subscribers
+
+    @property
+    def queued(self) -> int:
+        """How many inbound messages wait for their turn."""
+        return len(self._owner.inbound)
+
+    @property
+    def pending(self) -> list[Request]:
+        """The permissions and questions that wait for people."""
+        return self._talk.router.requests
+
+    @property
+    def cost_usd(self) -> float:
+        """What the session has cost so far."""
+        return self._talk.cost_usd
+
+    def idle_s(self) -> float:
+        """Return for how long nobody has used the session; 0 while somebody does.
+
+        In use is a session with a stream, a turn, a background task, an open question
+        or a queued message; it counts from when this was last seen, or the last input.
+        """
+        now = self._clock()
+        if self._subscribers or self._owner.inbound or self._talk.busy:
+            self._last_use_s = now
+        return now - self._last_use_s
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Count a subscriber while the block runs; it keeps the session warm."""
+        self._subscribers += 1
+        try:
+            yield
+        finally:
+            self._subscribers -= 1
+            self._last_use_s = self._clock()
+
+    # --- start and end
+
+    async def start(self) -> None:
+        """Start the agent and return when it is up.
+
+        Cancelling the caller closes the session: nobody would know its id.
+
+        Raises:
+            AgentStartError: it did not start; the session is over.
+        """
+        await self._owner.start()
+
+    async def close(self) -> None:
+        """End the session: stop its turn, say ``done``, end the agent. Idempotent.
+
+        Returns when the agent is gone; bounded by the deadlines. Cancelling the caller
+        does not stop it.
+        """
+        self._owner.stop()
+        await self._owner.ended()
+
+    async def wait_ended(self) -> None:
+        """Return when the session is over and its agent is gone."""
+        await self._owner.ended()
+
+    # --- what clients say
+
+    async def submit(self, message: Inbound, subscriber_id: str | None = None) -> None:
+        """Take an inbound message.
+
+        Returns when it is queued (a user message, a model) or has taken effect.
+
+        Raises:
+            BackpressureError: the queue is full.
+            ConflictError: the request was already answered.
+            InvalidInput: the reply does not fit its request.
+            AgentRefused: the agent said no.
+            AgentTimeout: the agent did not answer; the request may still take effect.
+            SessionFailed, SessionClosed: the session is over.
+        """
+        agent = self._live_agent()
+        self._last_use_s = self._clock()
+        match message:
+            case UserMessage() | SetModel():
+                if self.queued >= self._limits.queued_messages:
+                    raise BackpressureError(self._limits.queued_messages)
+                self._owner.put(message)
+            case Interrupt():
+                self._owner.interrupt(agent)
+            case PermissionResponse() | QuestionResponse():
+                self._talk.router.reply(message, subscriber_id)
+            case SetPermissionMode():
+                await self._owner.control(agent.set_permission_mode(message.mode))
+            case StopTask():
+                await self._owner.control(agent.stop_task(message.task_id))
+
+    def _live_agent(self) -> Agent:
+        if self.failure is not None:
+            raise SessionFailed(self.id, self.failure.message)
+        agent = self._owner.agent
+        if agent is None or self.ended or self._owner.stopping:
+            raise SessionClosed(self.id)
+        return agent
