@@ -12,7 +12,7 @@ from typing import Any
 
 from webkit_core import ConfigError, SdkFactory
 
-from .app import Application
+from .application import Application
 from .auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE, AuthConfig
 from .misconfigured import Misconfigured
 from .settings import Settings
