@@ -96,12 +96,8 @@ def describe(session: Session) -> dict[str, Any]:
         "last_event_id": log.last_seq,
         "buffered_bytes": log.held_bytes,
         "pending": [
-            {
-                "correlation_id": request.correlation_id,
-                "event": request.event().EVENT,
-                "tool_name": request.tool_name,
-            }
-            for request in session.pending
+            {"event": event.EVENT, "data": event}
+            for event in (request.event() for request in session.pending)
         ],
         "error": session.failure,
     }

@@ -174,7 +174,7 @@ async def test_two_tools_at_once_are_asked_in_parallel_and_joined_by_id(
         await stream.until_true(lambda: len(stream.named("permission_request")) == 2)
         pending = (await session.info())["pending"]
         first, second = stream.named("permission_request")
-        assert [entry["correlation_id"] for entry in pending] == [
+        assert [entry["data"]["correlation_id"] for entry in pending] == [
             first.data["correlation_id"],
             second.data["correlation_id"],
         ]

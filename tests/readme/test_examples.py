@@ -1,0 +1,129 @@
+"""The README's programs and its tour, run as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client import SessionClient, new_http
+from tests.integration.server import (
+    REPOSITORY,
+    ServerProcess,
+    running_server,
+    server_env,
+)
+from webkit_asgi.scripted_model import ScriptedModel, cli_env, serve_in_thread
+
+from .blocks import BLOCKS, python_block
+
+PROGRAM_S = 60
+TOUR = [block for block in BLOCKS if block.mark.startswith("tour")]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def test_core_example_prints_a_whole_turn(tmp_path: Path) -> None:
+    program = tmp_path / "example.py"
+    program.write_text(python_block("core"))
+    with serve_in_thread(ScriptedModel()) as base_url:
+        env = server_env(cli_env(base_url, tmp_path))
+        done = subprocess.run(
+            [sys.executable, str(program)],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PROGRAM_S,
+            check=True,
+        )
+
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("1 session_ready")
+    assert any(line.split()[1] == "result" for line in lines)
+    assert lines[-1].split()[1] == "done"
+
+
+async def test_app_example_serves_with_its_token(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(python_block("app"))
+    env = server_env({}, AGENT_WEBKIT_AUTH_TOKEN="")
+    env["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(tmp_path)))
+    with running_server(env, tmp_path, app="example:app") as server:
+        async with new_http(server.url, token="choose-a-secret") as http:
+            allowed = await http.get("/sessions")
+        async with new_http(server.url) as http:
+            refused = await http.get("/sessions")
+
+    assert (allowed.status_code, refused.status_code) == (200, 401)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[ServerProcess]:
+    env = server_env({}, AGENT_WEBKIT_DEMO="1")
+    del env["AGENT_WEBKIT_AUTH_TOKEN"]
+    with running_server(env, tmp_path) as server:
+        yield server
+
+
+async def bash(code: str, env: dict[str, str]) -> str:
+    """Run a piece of the tour as a person would paste it."""
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", code, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PROGRAM_S):
+        output, _ = await process.communicate()
+    return output.decode()
+
+
+async def test_tour_works_as_written(demo: ServerProcess) -> None:
+    """Paste what the demo prints, then every block of the tour, in order."""
+    greeting = re.findall(r"^  (export .*)$", demo.output, re.MULTILINE)
+    # Port 0 was asked for, so the greeting cannot know the port.
+    port = demo.url.rsplit(":", 1)[1]
+    pasted = "\n".join(greeting).replace("127.0.0.1:0", f"127.0.0.1:{port}")
+    set_up = await bash(f"{pasted}\necho $ID; echo $AUTH", {})
+    session_id, authorization = set_up.splitlines()
+    env = {"URL": demo.url, "AUTH": authorization, "ID": session_id}
+    functions = TOUR[0].code.splitlines()[0]
+
+    async with new_http(demo.url, token=authorization.split()[-1]) as http:
+        session = SessionClient(http, session_id)
+        async with session.stream() as stream:
+            for block in TOUR:
+                _, _, awaited = block.mark.partition(": ")
+                before = stream.last_id
+                output = await bash(f"{functions}\n{block.code}", env)
+                if awaited == "stream":
+                    assert "\n\nid: 6\nevent: message_delta\ndata: {" in output
+                elif awaited == "done":
+                    await stream.until_end()
+                else:
+                    assert output == ""
+                    await stream.until(awaited or "result", after=before)
+                    if awaited == "tool_result":
+                        await stream.until("result", after=before)
+
+    assert stream.events[-1].event == "done"
+    assert stream.named("tool_result")[0].data["output"] == "hello from the agent"
+
+
+def test_tour_has_all_its_blocks() -> None:
+    assert [block.mark.partition(": ")[2] for block in TOUR] == [
+        "",
+        "permission_request",
+        "tool_result",
+        "message_delta",
+        "result",
+        "stream",
+        "done",
+    ]

@@ -1,0 +1,66 @@
+"""What the README says of names, defaults and files is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from webkit_asgi.auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+from webkit_asgi.responses import STATUS_BY_ERROR
+from webkit_asgi.routes import ROUTES
+from webkit_asgi.settings import PREFIX, Settings
+from webkit_core import protocol
+
+from .blocks import README, table_rows
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_settings_table_has_every_variable_with_its_default() -> None:
+    rows = {row[0].strip("`"): row[1] for row in table_rows("variable")}
+    assert rows.pop(TOKEN_VARIABLE) == "–"
+    assert rows.pop(NO_AUTH_VARIABLE) == "–"
+    defaults = Settings()
+    expected = {
+        PREFIX + name.upper(): f"{getattr(defaults, name):g}"
+        if isinstance(getattr(defaults, name), float)
+        else str(int(getattr(defaults, name)))
+        for name in Settings.__struct_fields__
+    }
+
+    assert rows == expected
+
+
+def test_http_table_has_every_route() -> None:
+    text = " ".join(row[0] for row in table_rows("request"))
+    mentioned = re.findall(r"(GET|POST|DELETE) (/[a-z{}/]*)", text)
+    routes = [(m, path) for path, methods in ROUTES.items() for m in methods]
+
+    assert sorted(mentioned) == sorted(routes)
+
+
+def test_status_table_has_every_status_that_errors_have() -> None:
+    statuses = {int(s) for row in table_rows("status") for s in row[0].split(" · ")}
+
+    assert statuses == set(STATUS_BY_ERROR.values()) - {403, 500}
+
+
+def test_event_list_has_every_event() -> None:
+    (paragraph,) = re.findall(r"Events: (.*?)\n\n", README, re.DOTALL)
+    names = set(re.findall(r"`([a-z_]+)`", paragraph)) - {"task_id", "stop_task"}
+    events = {kind.EVENT for kind in protocol.Event.__subclasses__()}
+
+    assert names == events
+
+
+def test_map_has_every_module() -> None:
+    (text,) = re.findall(r"## Map of the code\n\n```\n(.*?)```", README, re.DOTALL)
+    for package in ("webkit_core", "webkit_asgi"):
+        part = text.split(f"{package}/")[1].split("webkit_asgi/")[0]
+        listed = set(re.findall(r"[a-z_]+", part))
+        modules = {
+            path.stem
+            for path in (REPOSITORY / package).glob("*.py")
+            if path.stem not in ("__init__", "types")
+        }
+        assert modules <= listed, modules - listed
