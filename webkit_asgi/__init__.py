@@ -43,7 +43,8 @@ def create_app(
     if settings.demo and sdk_factory is None:
         from .demo import Demo
 
-        if auth is None and not environ.keys() & {TOKEN_VARIABLE, NO_AUTH_VARIABLE}:
+        no_auth = environ.get(NO_AUTH_VARIABLE) or "0"
+        if auth is None and no_auth == "0" and not environ.get(TOKEN_VARIABLE):
             environ[TOKEN_VARIABLE] = secrets.token_urlsafe(16)
         demo = Demo(environ.get(TOKEN_VARIABLE, "<your token>"))
     if auth is None:

@@ -17,7 +17,7 @@ from .auth import AuthConfig
 from .drain import ShutdownSignal
 from .exchange import ClientDisconnected, Exchange
 from .lifespan import run_lifespan
-from .responses import Response, error_response, send_response
+from .responses import Answer, error_response
 from .routes import PUBLIC, match
 from .settings import Settings
 from .types import Receive, Scope, Send
@@ -60,7 +60,12 @@ class Application:
         """Serve one ASGI scope."""
         match scope["type"]:
             case "http":
-                await self._http(scope, receive, send)
+                exchange = Exchange(scope, receive, send)
+                answer = await self._answer(exchange)
+                if answer is not None:
+                    # From here and not from deeper down: a stream is resumed for every
+                    # event, through every coroutine that waits for it.
+                    await answer.answer(exchange)
             case "lifespan":
                 await run_lifespan(receive, send, self.startup, self.shutdown)
             case "websocket":
@@ -97,25 +102,29 @@ class Application:
 
     # --- one request
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+    async def _answer(self, exchange: Exchange) -> Answer | None:
+        """Return the answer to a request; None when nobody waits for it any more."""
+        scope = exchange.scope
         try:
-            response = await self._respond(exchange)
+            path = _path_within(scope["path"], scope.get("root_path", ""))
+            if path not in PUBLIC:
+                self._auth.check(exchange.header(b"authorization"))
+            endpoint, exchange.session_id = match(scope["method"], path)
+            self.registry.start_reaper()
+            return await endpoint(self, exchange)
         except WebkitError as error:
-            response = error_response(error)
+            return error_response(error)
         except ClientDisconnected:
-            return
+            return None
         except Exception:
             logger.exception("error in %s %s", scope["method"], scope["path"])
-            response = error_response(WebkitError("the server made a mistake"))
-        if response is not None and not exchange.answering:
-            await send_response(response, send, body=scope["method"] != "HEAD")
+            return error_response(WebkitError("the server made a mistake"))
 
-    async def _respond(self, exchange: Exchange) -> Response | None:
-        scope = exchange.scope
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path not in PUBLIC:
-            self._auth.check(exchange.header(b"authorization"))
-        endpoint, exchange.session_id = match(scope["method"], path)
-        self.registry.start_reaper()
-        return await endpoint(self, exchange)
+
+def _path_within(path: str, root_path: str) -> str:
+    """Return a path as seen by an application that is mounted at ``root_path``.
+
+    Servers differ in whether ``path`` has the mount point in front.
+    """
+    rest = path.removeprefix(root_path.rstrip("/"))
+    return rest if rest.startswith("/") else path

@@ -35,6 +35,11 @@ class AuthConfig:
                 f" clients send as 'Authorization: Bearer <secret>', or set"
                 f" {NO_AUTH_VARIABLE}=1 to let everybody in"
             )
+        if token is not None and not (token.isprintable() and token == token.strip()):
+            raise ConfigError(
+                f"{TOKEN_VARIABLE} must be printable text without white space around"
+                " it: no client could send it otherwise"
+            )
         self._token = None if token is None else token.encode()
 
     @classmethod

@@ -82,4 +82,6 @@ def _url_from(argv: list[str]) -> str:
     )
     host = options.get("--host", "127.0.0.1")
     port = options.get("--port", "8000")
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # what it listens on is no address
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

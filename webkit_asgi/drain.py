@@ -6,7 +6,8 @@ So at start-up the application puts a handler of its own before the server's: th
 streams are ended first, then the server's handler runs as it would have.
 
 Rules: only in the main thread, only where a handler is set that can be called; the
-previous handler always runs; what was replaced is put back.
+previous handler always runs, once per signal, also when ours has been uninstalled but
+somebody who came later still calls it.
 """
 
 from __future__ import annotations
@@ -34,24 +35,25 @@ class ShutdownSignal:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
-        """Put our handler before the server's. Needs a running loop."""
-        self._loop = asyncio.get_running_loop()
+        """Put our handler before the server's. Needs a running loop. Idempotent."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._loop = asyncio.get_running_loop()
         for number in SIGNALS:
             previous = signal.getsignal(number)
-            if callable(previous):
+            if number not in self._previous and callable(previous):
                 self._previous[number] = previous
                 signal.signal(number, self._handle)
 
     def uninstall(self) -> None:
-        """Put the server's handlers back where ours still stand."""
-        for number, previous in self._previous.items():
+        """Put the server's handlers back where ours still stand. Idempotent."""
+        self._loop = None
+        for number, previous in tuple(self._previous.items()):
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, previous)
-        self._previous.clear()
+                del self._previous[number]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._on_signal)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_signal)
         self._previous[number](number, frame)

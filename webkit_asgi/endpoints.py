@@ -1,7 +1,7 @@
 """One short function per route.
 
-Rules: an endpoint decodes, calls the core, and returns an answer (or has sent it
-itself); it knows no status codes but those of success. What goes wrong is raised.
+Rules: an endpoint decodes, calls the core, and returns an answer; it knows no status
+codes but those of success. What goes wrong is raised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from webkit_core import (
 )
 
 from .exchange import Exchange
-from .responses import NO_CONTENT, Response, json_response
+from .responses import NO_CONTENT, Answer, Response, json_response
 from .settings import Settings
 from .stream import HEADERS, EventStream
 
@@ -118,23 +118,20 @@ async def post_input(server: Server, exchange: Exchange) -> Response:
     return NO_CONTENT
 
 
-async def stream(server: Server, exchange: Exchange) -> Response | None:
+async def stream(server: Server, exchange: Exchange) -> Answer:
     """``GET /sessions/{id}/stream``."""
     session = server.registry.get(exchange.session_id)
-    subscriber_id = exchange.subscriber_id_or_new()
-    headers = [(b"x-subscriber-id", subscriber_id.encode())]
+    headers = [(b"x-subscriber-id", exchange.subscriber_id_or_new().encode())]
     cursor = exchange.cursor()
     if cursor is None:
         cursor = session.log.oldest_seq - 1
-    session.log.read(cursor)  # raises when the cursor is not in the buffer
+    session.log.check(cursor)
     if exchange.scope["method"] == "HEAD":
         return Response(200, [*HEADERS, *headers])
-    exchange.answering = True
-    with session.attached():
-        await EventStream(
-            session.log,
-            cursor,
-            keepalive_s=server.settings.keepalive_s,
-            send_timeout_s=server.settings.send_timeout_s,
-        ).run(exchange.receive, exchange.send, headers)
-    return None
+    return EventStream(
+        session,
+        cursor,
+        headers,
+        keepalive_s=server.settings.keepalive_s,
+        send_timeout_s=server.settings.send_timeout_s,
+    )

@@ -9,14 +9,26 @@ from __future__ import annotations
 import re
 import secrets
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
-from webkit_core import InvalidInput, sse
+from webkit_core import InvalidInput, WebkitError, sse
 
-from .responses import BodyTooLarge
 from .types import Receive, Scope, Send
 
 _SUBSCRIBER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class BodyTooLarge(WebkitError):
+    """The body is longer than the server reads."""
+
+    code = "body_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"the body is longer than {self.limit_bytes} bytes"
 
 
 class ClientDisconnected(Exception):
@@ -28,17 +40,15 @@ class Exchange:
 
     Attributes:
         session_id: the session in the path; empty where the path has none.
-        answering: set by an endpoint that sends its answer itself.
     """
 
-    __slots__ = ("answering", "receive", "scope", "send", "session_id")
+    __slots__ = ("receive", "scope", "send", "session_id")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
         self.session_id = ""
-        self.answering = False
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that (lower-case) name."""
@@ -57,7 +67,8 @@ class Exchange:
 
     def url_of(self, session_id: str) -> bytes:
         """Return the path of a session, as seen from outside."""
-        return f"{self.scope.get('root_path', '')}/sessions/{session_id}".encode()
+        root_path: str = self.scope.get("root_path", "")
+        return quote(f"{root_path.rstrip('/')}/sessions/{session_id}").encode()
 
     async def body(self, limit_bytes: int) -> bytearray:
         """Read the request's body.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from webkit_core import ConfigError
 
+from .exchange import Exchange
 from .lifespan import run_lifespan
-from .responses import error_response, send_response
+from .responses import error_response
 from .types import Receive, Scope, Send
 
 
@@ -25,7 +26,11 @@ class Misconfigured:
         if scope["type"] == "lifespan":
             await run_lifespan(receive, send, self._refuse, self._refuse)
         elif scope["type"] == "http":
-            await send_response(error_response(self._error), send)
+            exchange = Exchange(scope, receive, send)
+            await error_response(self._error).answer(exchange)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1011})
 
     async def _refuse(self) -> None:
         raise self._error

@@ -7,24 +7,27 @@ has a row, its own or an ancestor's.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from webkit_core import (
     AgentError,
     AgentRefused,
+    ConfigError,
     ConflictError,
     CursorError,
     InvalidInput,
     Refused,
+    SessionExists,
     SessionNotFound,
     Unavailable,
     WebkitError,
+    encode_payload,
 )
 
-from .types import Headers, Send
+from .exchange import BodyTooLarge, Exchange
+from .types import Headers
 
 
 class NotFound(WebkitError):
@@ -46,19 +49,6 @@ class MethodNotAllowed(WebkitError):
         return f"this path takes {self.allow}"
 
 
-class BodyTooLarge(WebkitError):
-    """The body is longer than the server reads."""
-
-    code = "body_too_large"
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(limit_bytes)
-        self.limit_bytes = limit_bytes
-
-    def __str__(self) -> str:
-        return f"the body is longer than {self.limit_bytes} bytes"
-
-
 class Unauthorized(WebkitError):
     """No token, or a wrong one."""
 
@@ -77,9 +67,11 @@ STATUS_BY_ERROR: Final[dict[type[WebkitError], int]] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     ConflictError: 409,
+    SessionExists: 409,
     CursorError: 412,
     BodyTooLarge: 413,
     AgentError: 503,
+    ConfigError: 503,
     Unavailable: 503,
     WebkitError: 500,
 }
@@ -92,6 +84,25 @@ class Response(Struct, frozen=True):
     headers: Headers
     body: bytes = b""
 
+    async def answer(self, exchange: Exchange) -> None:
+        """Send it; without its body for HEAD."""
+        await exchange.send(
+            {
+                "type": "http.response.start",
+                "status": self.status,
+                "headers": list(self.headers),  # middleware may add to it
+            }
+        )
+        body = b"" if exchange.scope["method"] == "HEAD" else self.body
+        await exchange.send({"type": "http.response.body", "body": body})
+
+
+class Answer(Protocol):
+    """What an endpoint returns: something that sends itself."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Send it, from its start to its end."""
+
 
 _JSON: Final = (b"content-type", b"application/json")
 NO_CONTENT: Final = Response(204, [])
@@ -101,7 +112,7 @@ def json_response(
     data: Any, status: int = 200, headers: Headers | None = None
 ) -> Response:
     """Return ``data`` as a JSON answer."""
-    body = msgspec.json.encode(data)
+    body = encode_payload(data)
     length = (b"content-length", b"%d" % len(body))
     return Response(status, [_JSON, length, *(headers or ())], body)
 
@@ -129,15 +140,3 @@ def error_response(error: WebkitError) -> Response:
         case Unauthorized():
             headers.append((b"www-authenticate", b"Bearer"))
     return json_response(body, status_of(error), headers)
-
-
-async def send_response(response: Response, send: Send, *, body: bool = True) -> None:
-    """Send a whole answer; without its body for HEAD."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": response.headers,
-        }
-    )
-    await send({"type": "http.response.body", "body": response.body if body else b""})

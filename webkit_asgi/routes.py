@@ -13,9 +13,9 @@ from typing import Final
 from . import endpoints
 from .endpoints import Server
 from .exchange import Exchange
-from .responses import MethodNotAllowed, NotFound, Response
+from .responses import Answer, MethodNotAllowed, NotFound
 
-Endpoint = Callable[[Server, Exchange], Awaitable[Response | None]]
+Endpoint = Callable[[Server, Exchange], Awaitable[Answer]]
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz"})
 """Paths that need no token: load balancers have none."""

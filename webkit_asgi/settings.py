@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             # One at a time, so that the error can name the variable.
             try:
                 msgspec.convert({name: text}, cls, strict=False)
-            except msgspec.ValidationError as error:
+            except (msgspec.ValidationError, UnicodeEncodeError) as error:
                 reason = str(error).partition(" - at ")[0].replace("`", "")
                 raise ConfigError(
                     f"{PREFIX}{name.upper()}={text!r}: {reason[0].lower()}{reason[1:]}"

@@ -21,8 +21,9 @@ import logging
 from random import randint
 from typing import Final
 
-from webkit_core import EventLog, EvictedError, encode_payload, sse
+from webkit_core import EvictedError, Session, encode_payload, sse
 
+from .exchange import Exchange
 from .types import Headers, Receive, Send
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 RETRY_MS: Final = (1000, 5000)
 """Clients reconnect after a time in this range: at random, so that those of one
 server do not all come back in the same second."""
+
+TICKS_PER_KEEPALIVE: Final = 4
+"""How often a stream is looked at: no clock is read when an event is sent, so a
+keepalive comes up to one tick early, and a blocked stream is given up one late."""
 
 HEADERS: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -42,94 +47,130 @@ class EventStream:
     """See the module.
 
     Args:
-        log: the events.
+        session: whose events they are.
         cursor: the last event the subscriber has seen; it points into the log.
+        headers: sent besides :data:`HEADERS`.
         keepalive_s: a comment is sent after so long a quiet.
         send_timeout_s: a subscriber that takes nothing for so long is given up.
     """
 
     __slots__ = (
-        "_blocked_since_s",
         "_cursor",
         "_gone",
+        "_headers",
         "_keepalive_s",
-        "_log",
-        "_loop",
         "_ping_due",
+        "_same_ticks",
         "_send_timeout_s",
-        "_sent_at_s",
+        "_sending",
+        "_sends",
+        "_sends_seen",
+        "_session",
         "_stuck",
         "_subscriber",
         "_task",
+        "_tick_s",
         "_timer",
+        "_was_sending",
     )
 
     def __init__(
-        self, log: EventLog, cursor: int, *, keepalive_s: float, send_timeout_s: float
+        self,
+        session: Session,
+        cursor: int,
+        headers: Headers,
+        *,
+        keepalive_s: float,
+        send_timeout_s: float,
     ) -> None:
-        self._log = log
+        self._session = session
         self._cursor = cursor
+        self._headers = headers
         self._keepalive_s = keepalive_s
         self._send_timeout_s = send_timeout_s
-        self._subscriber = log.subscriber()
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._sent_at_s = self._loop.time()
-        self._blocked_since_s: float | None = None
+        self._tick_s = min(keepalive_s / TICKS_PER_KEEPALIVE, send_timeout_s)
+        self._subscriber = session.log.subscriber()
+        self._same_ticks = 0
+        self._sending = False
+        self._was_sending = False
+        self._sends = 0
+        self._sends_seen = 0
         self._ping_due = False
         self._gone = False
         self._stuck = False
 
-    async def run(self, receive: Receive, send: Send, headers: Headers) -> None:
+    async def answer(self, exchange: Exchange) -> None:
         """Send the stream until the log ends, the client leaves or falls behind."""
-        watcher = self._loop.create_task(self._watch(receive))
-        self._timer = self._loop.call_later(self._keepalive_s, self._tick)
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 200,
-                    "headers": [*HEADERS, *headers],
-                }
-            )
-            await self._send(send, sse.retry(randint(*RETRY_MS)))  # noqa: S311
-            await self._deliver(send)
-            if not self._gone:
-                await send({"type": "http.response.body", "body": b""})
+            await self._stream(exchange)
         except asyncio.CancelledError:
-            if not self._stuck:
+            # Ours, unless somebody else has cancelled the request too.
+            if not self._stuck or self._task is None or self._task.uncancel() > 0:
                 raise
             logger.warning("a subscriber took nothing for too long and is given up")
+
+    async def _stream(self, exchange: Exchange) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        watcher = loop.create_task(self._watch(exchange.receive))
+        self._timer = loop.call_later(self._tick_s, self._tick, loop)
+        send, read, log = exchange.send, self._session.log.read, self._session.log
+        try:
+            with self._session.attached():
+                await self._begin(send)
+                while not self._gone:
+                    data, cursor = read(self._cursor)
+                    if data:
+                        # Once per event and subscriber: no coroutine in between.
+                        self._sending = True
+                        await send(
+                            {
+                                "type": "http.response.body",
+                                "body": data,
+                                "more_body": True,
+                            }
+                        )
+                        self._sending = False
+                        self._sends += 1
+                        self._cursor = cursor
+                    elif self._ping_due:
+                        self._ping_due = False
+                        await self._send(send, sse.KEEPALIVE)
+                    elif log.closed:
+                        break
+                    else:
+                        await self._subscriber.arm()
+            await self._end(send)
+        except EvictedError as error:
+            await self._send(send, _eviction(error))
+            await self._end(send)
         finally:
-            self._gone = True
             self._timer.cancel()
+            self._subscriber.disarm()
             watcher.cancel()
-            await asyncio.wait({watcher})
 
-    async def _deliver(self, send: Send) -> None:
-        log = self._log
-        while not self._gone:
-            try:
-                data, cursor = log.read(self._cursor)
-            except EvictedError as error:
-                await self._send(send, _eviction(error))
-                return
-            if data:
-                await self._send(send, data)
-                self._cursor = cursor
-            elif self._ping_due:
-                await self._send(send, sse.KEEPALIVE)
-            elif log.closed:
-                return
-            else:
-                await self._subscriber.wait()
+    async def _begin(self, send: Send) -> None:
+        """Send the first bytes: at once, so that nobody waits for the headers."""
+        self._sending = True
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*HEADERS, *self._headers],
+            }
+        )
+        self._sends += 1
+        await self._send(send, sse.retry(randint(*RETRY_MS)))  # noqa: S311
 
-    async def _send(self, send: Send, data: bytes | memoryview) -> None:
-        self._blocked_since_s = self._loop.time()
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-        self._blocked_since_s = None
-        self._sent_at_s = self._loop.time()
-        self._ping_due = False
+    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        self._sending = True
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sending = False
+        self._sends += 1
+
+    async def _end(self, send: Send) -> None:
+        if not self._gone:
+            await self._send(send, b"", more=False)
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to leave."""
@@ -138,24 +179,24 @@ class EventStream:
         self._gone = True
         self._subscriber.wake()
 
-    def _tick(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that a quiet stream is kept alive and a blocked one given up."""
-        now_s = self._loop.time()
-        next_s = now_s + self._keepalive_s
-        if self._blocked_since_s is not None:
-            due_s = self._blocked_since_s + self._send_timeout_s
-            if now_s >= due_s and self._task is not None:
-                self._stuck = True
-                self._task.cancel()
-                return
+        if self._sends != self._sends_seen or self._sending != self._was_sending:
+            self._sends_seen, self._was_sending = self._sends, self._sending
+            self._same_ticks = 0
         else:
-            due_s = self._sent_at_s + self._keepalive_s
-            if now_s >= due_s:
+            self._same_ticks += 1
+        if not self._sending:
+            # Up to a tick went by before the first quiet one was counted.
+            if (self._same_ticks + 1) * self._tick_s >= self._keepalive_s:
                 self._ping_due = True
                 self._subscriber.wake()
-        if due_s > now_s:
-            next_s = min(due_s, next_s)
-        self._timer = self._loop.call_at(next_s, self._tick)
+        elif self._same_ticks * self._tick_s >= self._send_timeout_s:
+            assert self._task is not None
+            self._stuck = True
+            self._task.cancel()
+            return
+        self._timer = loop.call_later(self._tick_s, self._tick, loop)
 
 
 def _eviction(error: EvictedError) -> bytes:

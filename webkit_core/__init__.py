@@ -9,6 +9,7 @@ from __future__ import annotations
 from .agent import Agent, CanUseTool, Killable, SdkFactory, SessionConfig
 from .broadcast import Broadcast, Subscriber
 from .claude import ClaudeFactory, build_can_use_tool, import_sdk
+from .codec import decode_create, decode_inbound, encode_payload
 from .conversation import Limits
 from .errors import (
     AgentError,
@@ -30,6 +31,7 @@ from .errors import (
     MalformedJSON,
     Refused,
     SessionClosed,
+    SessionExists,
     SessionFailed,
     SessionNotFound,
     Unavailable,
@@ -53,9 +55,6 @@ from .protocol import (
     SetPermissionMode,
     StopTask,
     UserMessage,
-    decode_create,
-    decode_inbound,
-    encode_payload,
 )
 from .registry import SessionRegistry
 from .session import Session
@@ -106,6 +105,7 @@ __all__ = (
     "Session",
     "SessionClosed",
     "SessionConfig",
+    "SessionExists",
     "SessionFailed",
     "SessionNotFound",
     "SessionRegistry",

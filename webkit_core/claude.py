@@ -24,8 +24,8 @@ from msgspec import Struct
 
 from .agent import CanUseTool, SessionConfig
 from .errors import AgentError, AgentStartError
-from .permissions import Decision, Deny, Emit, PermissionRouter, Request
-from .protocol import PermissionMode
+from .permissions import Decision, Deny, PermissionRouter, Request
+from .protocol import Emit, PermissionMode
 
 if TYPE_CHECKING:
     from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
@@ -39,7 +39,7 @@ MAX_STDERR_LINES: Final = 40
 MAX_STDERR_LINE_CHARS: Final = 500
 
 MAX_UNPARSED: Final = 100
-"""Messages the SDK may fail to parse before the agent counts as broken."""
+"""Messages in a row the SDK may fail to parse before the agent counts as broken."""
 
 _OWN_PREFIX: Final = "AGENT_WEBKIT_"
 
@@ -82,6 +82,7 @@ class ClaudeAgent:
         while True:
             try:
                 async for message in self._client.receive_messages():
+                    unparsed = 0
                     yield message
                 return
             except MessageParseError as error:
@@ -89,7 +90,7 @@ class ClaudeAgent:
                 unparsed += 1
                 if unparsed > MAX_UNPARSED:
                     raise AgentError(
-                        f"more than {MAX_UNPARSED} unreadable messages"
+                        f"more than {MAX_UNPARSED} unreadable messages in a row"
                     ) from error
                 yield UnparsedMessage(str(error))
             except ProcessError as error:
@@ -239,7 +240,10 @@ def describe_exit(exit_code: int | None) -> str:
         return "the agent's process ended"
     number = -exit_code if exit_code < 0 else exit_code - 128
     if exit_code < 0 or number in (signal.SIGKILL, signal.SIGTERM):
-        name = signal.Signals(number).name
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
         return f"the agent's process was killed ({name}: out of memory, or by hand)"
     return f"the agent's process exited with code {exit_code}"
 
@@ -264,19 +268,26 @@ def request_from(
         )
         if (value := getattr(context, name, None)) is not None
     }
-    suggestions = [_suggestion(update) for update in context.suggestions]
+    suggestions = [
+        suggestion
+        for update in context.suggestions
+        if (suggestion := _suggestion(update)) is not None
+    ]
     if suggestions:
         details["suggestions"] = suggestions
     return Request(str(context.tool_use_id), tool_name, tool_input, details)
 
 
-def _suggestion(update: Any) -> dict[str, Any]:
+def _suggestion(update: Any) -> dict[str, Any] | None:
     """Return a suggested permission update as JSON, aimed at the session.
 
     The CLI often suggests ``localSettings``: a file in the working directory that
-    would then hold for every session there.
+    would then hold for every session there. None for one that the SDK cannot write.
     """
-    return {**update.to_dict(), "destination": "session"}
+    try:
+        return {**update.to_dict(), "destination": "session"}
+    except ValueError:
+        return None
 
 
 def permission_result(decision: Decision) -> PermissionResult:

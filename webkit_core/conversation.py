@@ -21,9 +21,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from .broadcast import Broadcast
+from .errors import LogClosed
 from .event_log import EventLog
 from .lifecycle import ENDED, TURN_RUNS, Input, Lifecycle, State
-from .permissions import Decision, PermissionRouter, Request
+from .permissions import Decision, Deny, PermissionRouter, Request
 from .protocol import (
     PROTOCOL_VERSION,
     Done,
@@ -49,6 +50,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     buffer_events: int = 1000
     buffer_bytes: int = 4 * 1024 * 1024
     queued_messages: int = 32
+    wake_interval_s: float = 0.002
+    """How fast subscribers are woken at most: a burst reaches them in few sends."""
 
 
 class Conversation:
@@ -64,7 +67,9 @@ class Conversation:
         self, session_id: str, deltas: Collection[str], limits: Limits
     ) -> None:
         self.id = session_id
-        self.log = EventLog(limits.buffer_events, limits.buffer_bytes)
+        self.log = EventLog(
+            limits.buffer_events, limits.buffer_bytes, limits.wake_interval_s
+        )
         self.router = PermissionRouter(self._asks_changed)
         self.failure: Error | None = None
         self.changed = Broadcast()
@@ -96,6 +101,8 @@ class Conversation:
     @property
     def busy(self) -> bool:
         """Whether ending now would lose a turn, a background task or a question."""
+        if self.ended:
+            return False
         return self.turn_runs or bool(self._background) or len(self.router) > 0
 
     @property
@@ -109,6 +116,7 @@ class Conversation:
         """Take note that the agent is up."""
         self._lifecycle.step(Input.CONNECTED)
         self.emit(SessionReady(self.id, PROTOCOL_VERSION))
+        self.changed.publish()
 
     def prompted(self, prompt_uuid: str) -> None:
         """Take note that a prompt is being handed over."""
@@ -139,17 +147,16 @@ class Conversation:
 
     def receive(self, message: object) -> None:
         """Take one message of the agent."""
+        kind = type(message).__name__
         try:
             for event in self._translator.feed(message):
-                self.emit(event)
+                self._append(event.EVENT, event)
                 if type(event) in _NOTED:
                     self._note(event)
         except Exception:
             # One odd message must not end the session.
-            kind = type(message).__name__
             logger.exception("session %s: cannot translate a %s", self.id, kind)
             self.emit(Error("untranslatable_message", f"an odd {kind} was left out"))
-        kind = type(message).__name__
         if kind == "ResultMessage":
             self._turn_ended(message)
         elif kind == "SystemMessage" and getattr(message, "subtype", "") == "init":
@@ -165,7 +172,7 @@ class Conversation:
             case TaskStatus(task_id=task_id, status=status):
                 if status in TASK_ENDED:
                     self._background.discard(task_id)
-                else:
+                elif status == "running":
                     self._background.add(task_id)
 
     def _turn_ended(self, result: Any) -> None:
@@ -190,11 +197,15 @@ class Conversation:
 
     async def ask(self, request: Request) -> Decision:
         """Ask people. Cancelling takes the request back."""
+        while self.state is State.STARTING:
+            await self.changed.wait()
         # The message it is about may still be on its way through the pump.
         await self.until(
-            lambda: request.correlation_id in self._announced or self.log.closed,
+            lambda: request.correlation_id in self._announced or self.ended,
             ANNOUNCED_S,
         )
+        if self.ended:  # nobody is left to answer
+            return Deny("the session has ended", interrupt=True)
         return await self.router.ask(request, self._append)
 
     async def until(self, condition: Callable[[], object], timeout_s: float) -> bool:
@@ -217,9 +228,10 @@ class Conversation:
         self._append(event.EVENT, event)
 
     def _append(self, name: str, data: Any) -> None:
-        # An agent's last words may come after the end; nobody waits for them.
-        if not self.log.closed:
-            self.log.append(name, data)
+        try:
+            self.log.write(name, data)
+        except LogClosed:
+            pass  # an agent's last words may come after the end; nobody waits for them
 
     def _step(self, given: Input) -> None:
         if self._lifecycle.step(given):

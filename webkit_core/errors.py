@@ -9,6 +9,7 @@
     ├── SessionNotFound          no such session (for this caller)
     │   ├── SessionClosed        we closed it
     │   └── SessionFailed        its agent died; see ``__cause__``
+    ├── SessionExists            a session of that id lives already
     ├── ConflictError            somebody already answered
     ├── CursorError              the cursor is not in the buffer
     │   ├── EvictedError         older than what is held
@@ -104,6 +105,19 @@ class SessionFailed(SessionNotFound):
 
     def __str__(self) -> str:
         return f"session {self.session_id!r} has failed: {self.reason}"
+
+
+class SessionExists(WebkitError):
+    """A session of that id lives already."""
+
+    code = "session_exists"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return f"there is a session {self.session_id!r} already"
 
 
 class ConflictError(WebkitError):

@@ -24,8 +24,8 @@ import msgspec
 
 from . import sse
 from .broadcast import Broadcast, Subscriber
+from .codec import encode_payload
 from .errors import LogClosed
-from .protocol import encode_payload
 from .ring import FrameRing
 
 
@@ -43,14 +43,26 @@ class EventLog:
     Args:
         max_size: how many events are held at most.
         max_bytes: how many bytes of frames are held at most.
+        wake_interval_s: readers are woken no faster than this, so that a burst reaches
+            them in a few large pieces; see :mod:`.broadcast`.
     """
 
-    __slots__ = ("_broadcast", "_closed", "_ring")
+    __slots__ = ("_broadcast", "_closed", "_ring", "check", "read")
 
-    def __init__(self, max_size: int = 1000, max_bytes: int = 4 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        max_size: int = 1000,
+        max_bytes: int = 4 * 1024 * 1024,
+        wake_interval_s: float = 0.0,
+    ) -> None:
         self._ring = FrameRing(max_size, max_bytes)
-        self._broadcast = Broadcast()
+        self._broadcast = Broadcast(wake_interval_s)
         self._closed = False
+        self.check = self._ring.check
+        """``check(after_seq)``: see :meth:`FrameRing.check`."""
+        self.read = self._ring.read
+        """``read(after_seq)``: see :meth:`FrameRing.read`. Never waits; the bytes stay
+        as they are for as long as they are held, also after eviction."""
 
     @property
     def last_seq(self) -> int:
@@ -82,23 +94,16 @@ class EventLog:
         Raises:
             LogClosed: the log has ended.
         """
+        return LoggedEvent(self.write(event, data), event, data)
+
+    def write(self, event: str, data: object) -> int:
+        """Do as :meth:`append` does, and return the number alone."""
         if self._closed:
             raise LogClosed("the log has ended")
         ring = self._ring
         seq = ring.push(sse.frame(ring.last + 1, event, encode_payload(data)))
         self._broadcast.publish()
-        return LoggedEvent(seq, event, data)
-
-    def read(self, after_seq: int) -> tuple[memoryview | bytes, int]:
-        """Return the frames after ``after_seq`` and the new cursor; never waits.
-
-        The bytes stay as they are for as long as they are held, also after eviction.
-
-        Raises:
-            EvictedError: the next event has left the buffer.
-            CursorAheadError: ``after_seq`` was never reached.
-        """
-        return self._ring.read(after_seq)
+        return seq
 
     async def wait(self) -> None:
         """Suspend until something is appended or the log ends."""
@@ -111,7 +116,7 @@ class EventLog:
     def close(self) -> None:
         """End the log: readers get what is left, then the end. Idempotent."""
         self._closed = True
-        self._broadcast.publish()
+        self._broadcast.wake()
 
     async def subscribe(self, after_seq: int = 0) -> AsyncIterator[LoggedEvent]:
         """Yield every event after ``after_seq``, then live ones, until the log ends.
@@ -123,8 +128,7 @@ class EventLog:
         cursor = after_seq
         while True:
             if cursor != self._ring.last:
-                # Only to check that the cursor points into the ring.
-                self._ring.read(cursor)
+                self.check(cursor)
                 cursor += 1
                 seq, event, payload = sse.parse_frame(self._ring.frame_at(cursor))
                 yield LoggedEvent(seq, event, msgspec.json.decode(payload))

@@ -24,8 +24,8 @@ import contextvars
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
 
 from msgspec import Struct, to_builtins
 
@@ -35,14 +35,13 @@ from .conversation import Conversation
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
 from .lifecycle import ACCEPTS_PROMPT, State
 from .protocol import Error, SetModel, UserMessage
+from .tasks import OwnedTasks, error_of, is_being_cancelled
 
 logger = logging.getLogger(__name__)
 
 INTERRUPT_AGAIN_S: Final = 0.5
 """An interrupt that reaches the CLI before it took the prompt up is acknowledged and
 has no effect (measured), so it is sent again until the turn ends."""
-
-_T = TypeVar("_T")
 
 
 class Deadlines(Struct, frozen=True, kw_only=True):
@@ -85,7 +84,7 @@ class Owner:
         self._life: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._interrupting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = OwnedTasks(f"session {talk.id}")
 
     async def start(self) -> None:
         """Start the agent and return when it is up. Cancelling stops it again.
@@ -125,23 +124,27 @@ class Owner:
     def interrupt(self, agent: Agent) -> None:
         """Stop the running turn, if one runs."""
         if self._talk.interrupted() and self._interrupting is None:
-            self._interrupting = self._spawn(self._interrupt_until_ended(agent))
+            self._interrupting = self._tasks.spawn(self._interrupt_until_ended(agent))
 
     async def control(self, request: Coroutine[Any, Any, None]) -> None:
-        """Run a control request of the agent within the deadline.
+        """Run a control request of the agent, within the deadline and its life.
 
         Raises:
-            AgentRefused: the agent answered with an error.
+            AgentRefused: the agent answered with an error, or has left.
             AgentTimeout: no answer yet; it may still take effect.
         """
-        task = self._spawn(request)
-        await asyncio.wait({task}, timeout=self._deadlines.control_s)
-        if not task.done():
+        task = self._tasks.spawn(request)
+        if not await self._done_by(task, self._deadlines.control_s, self._ended):
+            if self._ended():
+                raise AgentRefused("the session ended before the agent answered")
             raise AgentTimeout(
                 f"the agent did not answer within {self._deadlines.control_s:g} s"
             )
-        if (error := task.exception()) is not None:
+        if (error := error_of(task)) is not None:
             raise AgentRefused(_text_of(error)) from error
+
+    def _ended(self) -> bool:
+        return self._talk.ended
 
     # --- the agent's life
 
@@ -156,7 +159,8 @@ class Owner:
             return
         self.agent = agent
         self._talk.ready()
-        self._pump = self._spawn(self._receive(agent))
+        self._pump = self._tasks.spawn(self._receive(agent))
+        self._pump.add_done_callback(lambda _: self._talk.changed.publish())
         if not started.done():
             started.set_result(None)
         try:
@@ -171,24 +175,33 @@ class Owner:
 
     async def _connect(self) -> Agent:
         """Make the agent within the deadline; a start is cancelled at most once."""
-        can_use_tool = can_use_tool_for(self._talk.ask)
-        task = self._spawn(_awaited(self._factory(self._config, can_use_tool)))
-        if not await self._done_in_time(task, self._deadlines.connect_s):
+        task = self._tasks.spawn(self._make())
+        if not await self._done_by(task, self._deadlines.connect_s, self._over):
             task.cancel()
+            task.add_done_callback(self._dismiss)
             await asyncio.wait({task}, timeout=self._deadlines.connect_cancel_s)
             if self.stopping:
                 raise AgentStartError("the session was closed while it started")
             raise AgentStartError(
                 f"the agent did not start within {self._deadlines.connect_s:g} s"
             )
-        if task.cancelled():
-            raise AgentStartError("the agent's start was cancelled")
-        error = task.exception()
+        error = error_of(task)
         if error is None:
             return task.result()
         if isinstance(error, AgentStartError):
             raise error
         raise AgentStartError(_text_of(error)) from error
+
+    async def _make(self) -> Agent:
+        return await self._factory(self._config, can_use_tool_for(self._talk.ask))
+
+    def _dismiss(self, made: asyncio.Task[Agent]) -> None:
+        """End an agent that came up although its start was given up."""
+        if error_of(made) is None:
+            agent = made.result()
+            self._tasks.spawn(agent.disconnect()).add_done_callback(
+                lambda _: _kill(agent)
+            )
 
     async def _serve(self, agent: Agent) -> None:
         """Hand over what is queued, one turn at a time, until the end."""
@@ -203,52 +216,57 @@ class Owner:
                 await self._talk.changed.wait()
 
     def _over(self) -> bool:
-        return (
-            self.stopping
-            or self._talk.failure is not None
-            or (self._pump is not None and self._pump.done())
-        )
+        return self.stopping or self._talk.failure is not None or self._pump_ended()
+
+    def _pump_ended(self) -> bool:
+        return self._pump is not None and self._pump.done()
 
     async def _hand_over(self, agent: Agent, message: UserMessage | SetModel) -> None:
         if isinstance(message, SetModel):
-            task = self._spawn(agent.set_model(message.model))
+            task = self._tasks.spawn(agent.set_model(message.model))
         else:
             prompt_uuid = str(uuid.uuid4())
             self._talk.prompted(prompt_uuid)
-            task = self._spawn(agent.query(_prompt(message, prompt_uuid)))
-        if not await self._done_in_time(task, self._deadlines.control_s):
+            task = self._tasks.spawn(agent.query(_prompt(message, prompt_uuid)))
+        if not await self._done_by(task, self._deadlines.control_s, self._over):
             if not self._over():
                 self._talk.fail("agent_timeout", "the agent takes no input")
-        elif (error := task.exception()) is not None:
+        elif (error := error_of(task)) is not None:
             if isinstance(message, SetModel):
                 self._talk.emit(Error("agent_refused", f"set_model: {_text_of(error)}"))
             else:
                 self._talk.fail("agent_unreachable", _text_of(error))
 
-    async def _done_in_time(self, task: asyncio.Task[Any], timeout_s: float) -> bool:
-        """Wait for ``task``, but no longer than the session lasts."""
+    async def _done_by(
+        self, task: asyncio.Task[Any], timeout_s: float, given_up: Callable[[], bool]
+    ) -> bool:
+        """Wait for ``task`` for so long, and no longer than it is of use."""
         task.add_done_callback(lambda _: self._talk.changed.publish())
-        await self._talk.until(lambda: task.done() or self._over(), timeout_s)
+        await self._talk.until(lambda: task.done() or given_up(), timeout_s)
         return task.done()
 
     async def _interrupt_until_ended(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._deadlines.interrupt_s
         try:
-            while self._talk.state is State.INTERRUPTING:
-                if loop.time() >= give_up_at:
+            while not self._stopped():
+                # Waited for even when the turn has ended by itself: an interrupt that
+                # is still under way would hit the next one.
+                task = self._tasks.spawn(agent.interrupt())
+                left_s = min(give_up_at - loop.time(), self._deadlines.control_s)
+                if not await self._done_by(task, left_s, self._ended):
+                    self._talk.fail("interrupt_failed", "the agent does not answer")
+                elif (error := error_of(task)) is not None and not self._stopped():
+                    self._talk.fail("interrupt_failed", _text_of(error))
+                elif loop.time() >= give_up_at and not self._stopped():
                     self._talk.fail("interrupt_ignored", "the turn did not stop")
-                    return
-                await self.control(agent.interrupt())
-                await self._talk.until(
-                    lambda: self._talk.state is not State.INTERRUPTING,
-                    INTERRUPT_AGAIN_S,
-                )
-        except AgentError as error:
-            self._talk.fail("interrupt_failed", str(error))
+                await self._talk.until(self._stopped, INTERRUPT_AGAIN_S)
         finally:
             self._interrupting = None
             self._talk.changed.publish()
+
+    def _stopped(self) -> bool:
+        return self._talk.state is not State.INTERRUPTING
 
     async def _settle_turn(self, agent: Agent) -> None:
         """Stop a running turn before the end, so that it has its result.
@@ -259,16 +277,18 @@ class Owner:
         if self._talk.failure is None and self._talk.turn_runs:
             self.interrupt(agent)
             await self._talk.until(
-                lambda: not self._talk.turn_runs, self._deadlines.close_turn_s
+                lambda: not self._talk.turn_runs or self._pump_ended(),
+                self._deadlines.close_turn_s,
             )
 
     async def _disconnect(self, agent: Agent, pump: asyncio.Task[None]) -> None:
         """End the agent: gracefully within the deadline, else by force."""
         timeout_s = self._deadlines.disconnect_s
+        self.inbound.clear()
         try:
             if self._talk.failure is not None:
                 _kill(agent)
-            task = self._spawn(agent.disconnect())
+            task = self._tasks.spawn(agent.disconnect())
             await asyncio.wait({task}, timeout=timeout_s)
             if not task.done():
                 logger.warning("session %s: its agent is killed", self._talk.id)
@@ -276,8 +296,9 @@ class Owner:
                 await asyncio.wait({task}, timeout=timeout_s)
             await asyncio.wait({pump}, timeout=timeout_s)
         finally:
-            pump.cancel()
             _kill(agent)
+            # What still waits for the agent waits for ever.
+            self._tasks.cancel_all()
 
     # --- the pump
 
@@ -290,6 +311,10 @@ class Owner:
                 receive(message)
         except AgentError as error:
             reason = str(error)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            reason = "the agent's stream was cancelled"
         except Exception as error:
             logger.exception("session %s: the agent's stream broke", self._talk.id)
             reason = _text_of(error)
@@ -298,23 +323,6 @@ class Owner:
             self._talk.fail(
                 "agent_exited", f"{reason}; it said: {words}" if words else reason
             )
-
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run ``work`` in a task that the owner keeps alive."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Whoever waited has heard of it; this is for what nobody waited for.
-            logger.debug("session %s: %s", self._talk.id, error, exc_info=error)
-
-
-async def _awaited(work: Awaitable[_T]) -> _T:
-    return await work
 
 
 async def _prompt(

@@ -24,6 +24,7 @@ from msgspec import Struct
 from .errors import ConflictError, InvalidInput
 from .protocol import (
     AskUserQuestion,
+    Emit,
     Outcome,
     PermissionRequest,
     PermissionResolved,
@@ -36,9 +37,6 @@ QUESTION_TOOL: Final = "AskUserQuestion"
 
 MAX_REMEMBERED: Final = 512
 """Resolved requests remembered, so that a late answer hears what became of it."""
-
-Emit = Callable[[str, Any], object]
-"""``emit(event_name, data)``: how an event gets into a session's log."""
 
 
 class Allow(Struct, frozen=True):
@@ -92,14 +90,17 @@ def decide(
         return _answer(request, reply), "answered"
     if reply.behavior == "deny":
         return Deny(reply.message or "", bool(reply.interrupt)), "deny"
-    if request.is_question and reply.updated_input is None:
+    if request.is_question and not (reply.updated_input or {}).get("answers"):
         raise InvalidInput(
             "a question is answered with question_response (or with `updated_input`"
-            " that holds `questions` and `answers`), not with a bare allow"
+            " that holds `answers`), not with a bare allow"
         )
     updates = reply.updated_permissions
+    updated_input = reply.updated_input
+    if request.is_question and updated_input is not None:
+        updated_input = {**request.input, **updated_input}
     return Allow(
-        reply.updated_input, None if updates is None else msgspec.to_builtins(updates)
+        updated_input, None if updates is None else msgspec.to_builtins(updates)
     ), "allow"
 
 
@@ -206,6 +207,8 @@ class PermissionRouter:
         entry = self._open.get(correlation_id)
         if entry is None or entry.request is None:
             raise ConflictError(correlation_id, self._outcomes.get(correlation_id))
+        if entry.future.cancelled():  # its asker is about to notice
+            raise ConflictError(correlation_id, "cancelled")
         decision, outcome = decide(entry.request, reply)
         self.resolve(correlation_id, decision, outcome, subscriber_id)
 

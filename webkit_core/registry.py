@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from .agent import SdkFactory, SessionConfig
 from .claude import ClaudeFactory
 from .conversation import Limits
-from .errors import CapacityExceeded, Draining, SessionNotFound
+from .errors import CapacityExceeded, Draining, SessionExists, SessionNotFound
 from .owner import Deadlines
 from .session import Session
 
@@ -81,6 +81,7 @@ class SessionRegistry:
 
         Raises:
             CapacityExceeded: as many are live as may be.
+            SessionExists: the id asked for is taken.
             Draining: the registry is being shut down.
             AgentStartError: the agent did not start.
         """
@@ -91,6 +92,8 @@ class SessionRegistry:
         config = config or SessionConfig()
         if not config.session_id:
             config = replace(config, session_id=str(uuid.uuid4()))
+        if config.session_id in self._sessions:
+            raise SessionExists(config.session_id)
         session = Session(
             config,
             self._factory,
@@ -104,9 +107,7 @@ class SessionRegistry:
         except BaseException:
             # Failed or cancelled: nobody knows its id. Its agent may still be on its
             # way out, and shutdown() must be able to wait for that.
-            ending = asyncio.ensure_future(self._end(session, "not started"))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._begin_end(session, "not started")
             raise
         logger.info("session %s created", session.id)
         return session
@@ -125,10 +126,18 @@ class SessionRegistry:
     async def remove(self, session_id: str) -> None:
         """Close the session and forget it; return when its agent is gone.
 
+        Cancelling the caller does not stop it.
+
         Raises:
             SessionNotFound: there is none of that id.
         """
-        await self._end(self.get(session_id), "closed")
+        await asyncio.shield(self._begin_end(self.get(session_id), "closed"))
+
+    def _begin_end(self, session: Session, reason: str) -> asyncio.Future[None]:
+        ending = asyncio.ensure_future(self._end(session, reason))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ending
 
     async def _end(self, session: Session, reason: str) -> None:
         try:

@@ -10,6 +10,7 @@ because JSON escapes CR and LF and neither can reach the wire from a payload.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from .errors import InvalidCursor
@@ -25,7 +26,13 @@ _MAX_CURSOR_DIGITS: Final = len(str(MAX_SEQ))
 
 def frame(seq: int, event: str, payload: bytes) -> bytes:
     """Return the frame of a logged event. ``payload`` is JSON on one line."""
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, event.encode("ascii"), payload)
+    return b"id: %d%b%b\n\n" % (seq, _between(event), payload)
+
+
+@lru_cache(256)
+def _between(event: str) -> bytes:
+    """Return what stands between a frame's number and its payload."""
+    return b"\nevent: %b\ndata: " % event.encode("ascii")
 
 
 def frame_without_id(event: str, payload: bytes) -> bytes:

@@ -1,0 +1,222 @@
+"""``create_app``, and ``app`` as an operator starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+import webkit_asgi
+from webkit_asgi import Application, AuthConfig, Settings, create_app
+from webkit_asgi.auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+from webkit_asgi.misconfigured import Misconfigured
+from webkit_asgi.settings import DEMO_VARIABLE
+from webkit_core import ConfigError
+from webkit_core.testing import ScriptedFactory
+
+from .driver import Call
+
+
+@pytest.fixture(autouse=True)
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that says nothing."""
+    for name in [name for name in os.environ if name.startswith("AGENT_WEBKIT_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """``webkit_asgi.app`` has not been asked for yet."""
+    before = vars(webkit_asgi).pop("app", None)
+    yield
+    vars(webkit_asgi).pop("app", None)
+    if before is not None:
+        vars(webkit_asgi)["app"] = before
+
+
+async def status(app: Application, token: str | None) -> int:
+    return (await Call(app, "GET", "/sessions", token=token).done()).status
+
+
+@pytest.fixture
+async def ended() -> AsyncIterator[list[Application]]:
+    """Applications that are shut down after the test."""
+    apps: list[Application] = []
+    yield apps
+    for app in apps:
+        await app.shutdown()
+
+
+async def test_create_app_reads_the_environment(
+    environ: pytest.MonkeyPatch, ended: list[Application]
+) -> None:
+    environ.setenv(TOKEN_VARIABLE, "s3cret")
+    environ.setenv("AGENT_WEBKIT_MAX_SESSIONS", "7")
+
+    app = create_app(sdk_factory=ScriptedFactory())
+    ended.append(app)
+
+    assert app.settings == Settings(max_sessions=7)
+    assert await status(app, "s3cret") == 200
+    assert await status(app, "other") == 401
+
+
+async def test_create_app_takes_arguments_before_the_environment(
+    environ: pytest.MonkeyPatch, ended: list[Application]
+) -> None:
+    environ.setenv(TOKEN_VARIABLE, "s3cret")
+    environ.setenv(NO_AUTH_VARIABLE, "nonsense")
+    environ.setenv("AGENT_WEBKIT_MAX_SESSIONS", "nonsense")
+    settings = Settings(keepalive_s=1)
+
+    app = create_app(
+        auth=AuthConfig(token="mine"), settings=settings, sdk_factory=ScriptedFactory()
+    )
+    ended.append(app)
+
+    assert app.settings is settings
+    assert await status(app, "mine") == 200
+    assert await status(app, "s3cret") == 401
+
+
+async def test_create_app_uses_the_factory_given(ended: list[Application]) -> None:
+    factory = ScriptedFactory()
+    app = create_app(auth=AuthConfig(disabled=True), sdk_factory=factory)
+    ended.append(app)
+
+    assert (await Call(app, "POST", "/sessions").done()).status == 200
+
+    assert len(factory.agents) == 1
+
+
+def test_create_app_without_authentication_is_refused() -> None:
+    with pytest.raises(ConfigError, match=TOKEN_VARIABLE):
+        create_app()
+
+
+def test_create_app_with_a_wrong_setting_names_it(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("AGENT_WEBKIT_KEEPALIVE_S", "soon")
+
+    with pytest.raises(ConfigError, match="AGENT_WEBKIT_KEEPALIVE_S='soon'"):
+        create_app(auth=AuthConfig(disabled=True))
+
+
+# --- app
+
+
+@pytest.mark.usefixtures("fresh")
+def test_app_is_built_when_it_is_asked_for_and_once(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    assert "app" not in vars(webkit_asgi)
+    environ.setenv(NO_AUTH_VARIABLE, "1")
+
+    from webkit_asgi import app
+
+    assert isinstance(app, Application)
+    assert webkit_asgi.app is app
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (TOKEN_VARIABLE, ""),
+        (NO_AUTH_VARIABLE, "perhaps"),
+        ("AGENT_WEBKIT_MAX_SESSIONS", "0"),
+        ("AGENT_WEBKIT_DEMO", "perhaps"),
+        ("AGENT_WEBKIT_KEEPALIVE_S", "\udcff"),
+        (TOKEN_VARIABLE, "\udcff"),
+    ],
+)
+def test_app_with_a_wrong_setting_is_no_traceback(
+    environ: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """It is an application that refuses to start; see its own tests."""
+    environ.setenv(name, value)
+
+    assert isinstance(webkit_asgi.app, Misconfigured)
+    assert webkit_asgi.app is webkit_asgi.app
+
+
+@pytest.mark.usefixtures("fresh")
+def test_other_names_are_none() -> None:
+    with pytest.raises(AttributeError, match="'application_'"):
+        _ = webkit_asgi.application_
+    assert "app" not in vars(webkit_asgi)
+
+
+# --- the demo
+
+
+async def greeting_of(app: Application, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the token that a demo's greeting shows."""
+    await app.startup()
+    await app.shutdown()
+    found = re.search(r"Authorization: Bearer ([^']+)'", capsys.readouterr().out)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {TOKEN_VARIABLE: ""}, {NO_AUTH_VARIABLE: ""}, {NO_AUTH_VARIABLE: "0"}],
+    ids=["nothing", "empty token", "empty no-auth", "auth"],
+)
+async def test_demo_makes_a_token_up_unless_one_is_set(
+    environ: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: dict[str, str],
+) -> None:
+    """What is empty is not set, and ``NO_AUTH=0`` asks for one."""
+    environ.setenv(DEMO_VARIABLE, "1")
+    for name, value in said.items():
+        environ.setenv(name, value)
+
+    first, second = create_app(), create_app()
+    tokens = [await greeting_of(app, capsys) for app in (first, second)]
+
+    assert tokens[0] != tokens[1]
+    assert len(tokens[0]) >= 20
+    assert await status(first, tokens[0]) == 200
+    assert await status(first, tokens[1]) == 401
+    assert await status(first, None) == 401
+
+
+async def test_demo_shows_the_token_that_is_set(
+    environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ.setenv(DEMO_VARIABLE, "1")
+    environ.setenv(TOKEN_VARIABLE, "s3cret")
+
+    app = create_app()
+
+    assert await greeting_of(app, capsys) == "s3cret"
+    assert await status(app, "s3cret") == 200
+
+
+async def test_demo_without_authentication_lets_everybody_in(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    environ.setenv(DEMO_VARIABLE, "1")
+    environ.setenv(NO_AUTH_VARIABLE, "1")
+
+    assert await status(create_app(), None) == 200
+
+
+async def test_demo_gives_way_to_an_agent_of_ones_own(
+    environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ.setenv(DEMO_VARIABLE, "1")
+    factory = ScriptedFactory()
+    app = create_app(auth=AuthConfig(disabled=True), sdk_factory=factory)
+    await app.startup()
+
+    await Call(app, "POST", "/sessions").done()
+
+    await app.shutdown()
+    assert len(factory.agents) == 1
+    assert capsys.readouterr().out == ""

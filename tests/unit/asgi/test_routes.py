@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+
+from webkit_asgi import endpoints
+from webkit_asgi.responses import MethodNotAllowed, NotFound
+from webkit_asgi.routes import PUBLIC, ROUTES, Endpoint, match
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint", "session_id"),
+    [
+        ("GET", "/healthz", endpoints.health, ""),
+        ("GET", "/readyz", endpoints.ready, ""),
+        ("GET", "/sessions", endpoints.list_sessions, ""),
+        ("POST", "/sessions", endpoints.create_session, ""),
+        ("GET", "/sessions/abc", endpoints.show_session, "abc"),
+        ("DELETE", "/sessions/abc", endpoints.delete_session, "abc"),
+        ("POST", "/sessions/abc/input", endpoints.post_input, "abc"),
+        ("GET", "/sessions/abc/stream", endpoints.stream, "abc"),
+        ("GET", "/sessions/{id}", endpoints.show_session, "{id}"),
+        ("GET", "/sessions/a b é", endpoints.show_session, "a b é"),
+    ],
+)
+def test_match_of_a_route_is_its_endpoint_and_the_session(
+    method: str, path: str, endpoint: Endpoint, session_id: str
+) -> None:
+    assert match(method, path) == (endpoint, session_id)
+
+
+@pytest.mark.parametrize(
+    "path", [path.format(id="abc") for path in ROUTES if "GET" in ROUTES[path]]
+)
+def test_match_of_head_is_that_of_get(path: str) -> None:
+    assert match("HEAD", path) == match("GET", path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/healthz/",
+        "/Healthz",
+        "/session",
+        "/sessions/",
+        "//sessions",
+        "/sessions//stream",
+        "/sessions/abc/",
+        "/sessions/abc/stream/",
+        "/sessions/abc/streams",
+        "/sessions/abc/input/stream",
+        "/sessions/abc//stream",
+        "sessions",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_match_of_no_path_is_not_found_by_any_method(method: str, path: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        match(method, path)
+
+    assert str(caught.value) == f"no such path: {path}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("DELETE", "/readyz", "GET, HEAD"),
+        ("PUT", "/sessions", "GET, POST, HEAD"),
+        ("POST", "/sessions/abc", "GET, DELETE, HEAD"),
+        ("GET", "/sessions/abc/input", "POST"),
+        ("HEAD", "/sessions/abc/input", "POST"),
+        ("POST", "/sessions/abc/stream", "GET, HEAD"),
+        ("get", "/sessions", "GET, POST, HEAD"),
+        ("OPTIONS", "/sessions", "GET, POST, HEAD"),
+        ("", "/sessions", "GET, POST, HEAD"),
+    ],
+)
+def test_match_of_no_method_says_which_there_are(
+    method: str, path: str, allow: str
+) -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        match(method, path)
+
+    assert caught.value.allow == allow
+
+
+def test_public_paths_are_routes_that_only_read() -> None:
+    assert {"/healthz", "/readyz"} == PUBLIC
+    assert all(set(ROUTES[path]) == {"GET"} for path in PUBLIC)

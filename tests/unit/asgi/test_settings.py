@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import pytest
+
+from webkit_asgi import Settings
+from webkit_asgi.settings import DEMO_VARIABLE, PREFIX
+from webkit_core import ConfigError
+
+NAMES = Settings.__struct_fields__
+SECONDS = [name for name in NAMES if name.endswith("_s")]
+COUNTS = [name for name in NAMES if name not in SECONDS and name != "demo"]
+
+
+def variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def test_settings_are_those_that_are_documented() -> None:
+    assert Settings() == Settings(
+        idle_timeout_s=300.0,
+        buffer_events=1000,
+        buffer_bytes=4 * 1024 * 1024,
+        keepalive_s=15.0,
+        send_timeout_s=60.0,
+        max_sessions=100,
+        max_body_bytes=16 * 1024 * 1024,
+        queued_messages=32,
+        demo=False,
+    )
+    assert len(NAMES) == 9
+
+
+def test_settings_cannot_be_changed_while_the_server_runs() -> None:
+    with pytest.raises(AttributeError):
+        Settings().max_sessions = 1  # type: ignore[misc]  # what the test is about
+
+
+@pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
+def test_settings_with_a_unit_have_it_in_their_name(name: str) -> None:
+    units = ("_s", "_bytes", "_events", "_sessions", "_messages")
+
+    assert name.endswith(units)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_env_reads_the_variable_of_the_setting(name: str) -> None:
+    """And of that setting alone."""
+    found = Settings.from_env({variable(name): "1"})
+
+    assert getattr(found, name) == 1
+    assert found == msgspec.structs.replace(Settings(), **{name: getattr(found, name)})
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_from_env_takes_fractions_of_seconds(name: str) -> None:
+    assert getattr(Settings.from_env({variable(name): "0.25"}), name) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("true", True), ("0", False), ("false", False)]
+)
+def test_from_env_reads_a_switch(text: str, value: bool) -> None:
+    assert Settings.from_env({DEMO_VARIABLE: text}).demo is value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_env_takes_an_empty_variable_as_unset(name: str) -> None:
+    assert Settings.from_env({variable(name): ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (name, text)
+        for names, texts in (
+            (SECONDS, ("0", "-1", "nan", "inf", "-inf", "1e9", "15s", "True", " 1")),
+            (COUNTS, ("0", "-1", "1.5", "nan", "inf", "10k", "1,000", "0x10", "True")),
+            (["demo"], ("yes", "2", "on", "-1")),
+        )
+        for name in names
+        for text in texts
+    ],
+)
+def test_from_env_with_a_bad_value_names_the_variable(name: str, text: str) -> None:
+    """And its value, and what it should be, among other variables that are right."""
+    environ = {variable(other): "1" for other in NAMES} | {variable(name): text}
+
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(environ)
+
+    assert str(caught.value).startswith(f"{variable(name)}={text!r}: expected ")
+    assert "$" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["keepalive_s", "max_sessions", "demo"])
+def test_from_env_with_bytes_that_are_no_text_names_the_variable(name: str) -> None:
+    """``os.environ`` holds them as lone surrogates."""
+    with pytest.raises(ConfigError, match=variable(name)):
+        Settings.from_env({variable(name): "\udcff"})
+
+
+def test_from_env_reports_a_variable_nobody_knows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environ = {
+        "AGENT_WEBKIT_KEEP_ALIVE_S": "5",
+        "AGENT_WEBKIT_AUTH_TOKEN": "a secret",
+        "AGENT_WEBKIT_NO_AUTH": "0",
+        "KEEPALIVE_S": "5",
+        "agent_webkit_keepalive_s": "5",
+        **{variable(name): "1" for name in NAMES},
+    }
+    with caplog.at_level(logging.WARNING, "webkit_asgi.settings"):
+        Settings.from_env(environ)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "unknown variable AGENT_WEBKIT_KEEP_ALIVE_S is ignored"
+    ]
+
+
+def test_from_env_without_argument_reads_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable("max_sessions"), "7")
+
+    assert Settings.from_env().max_sessions == 7
