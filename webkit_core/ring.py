@@ -155,7 +155,7 @@ class FrameRing:
         return seq
 
     def check(self, after_seq: int) -> None:
-        """Check that what follows ``after_seq`` can be read; raises as ``read`` does."""
+        """Check that what follows ``after_seq`` is held; raises as ``read`` does."""
         if after_seq > self._last:
             raise CursorAheadError(after_seq, self.oldest, self._last)
         if after_seq + 1 < self.oldest:
