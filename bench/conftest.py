@@ -27,6 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         help="how much the benches that run servers do",
     )
+    capacity = parser.getgroup("capacity planning (bench_capacity.py)")
+    capacity.addoption("--sessions", type=int, help="real sessions (default 10)")
+    capacity.addoption("--turns", type=int, default=3, help="turns in each")
+    capacity.addoption("--words", type=int, default=200, help="words of each turn")
+    capacity.addoption(
+        "--words-per-s", type=float, default=25.0, help="words a second of a turn"
+    )
+    capacity.addoption(
+        "--active",
+        type=float,
+        default=0.25,
+        help="share of sessions with a running turn, for the advice",
+    )
 
 
 @pytest.fixture

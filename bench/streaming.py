@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
@@ -107,29 +109,45 @@ def loading(
         load.process.communicate()
 
 
+def peak_kib(pid: int) -> int:
+    """Return the most memory that a process has had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
 def run(
     kind: str, sessions: int, subscribers: int, rate: float, seconds: float
 ) -> dict[str, float]:
     """Publish to all and return what it cost and how it arrived."""
     with serving(kind) as server, loading(server, sessions, subscribers) as load:
-        server.publish(sessions, 10, 0.2)  # warm
-        load.report(2 * sessions * subscribers)
-        resident = server.ask("/memory")
+        warm = server.publish(sessions, 10, 0.2)
+        load.report(warm * subscribers)
+        resident_kib = server.ask("/memory") // 1024
         before_s = cpu_s(server.pid)
+        began_ns = time.monotonic_ns()
         events = server.publish(sessions, rate, seconds)
         seen = load.report(events * subscribers)
         spent_s = cpu_s(server.pid) - before_s
-        peak = int(
-            next(
-                line.split()[1]
-                for line in Path(f"/proc/{server.pid}/status").read_text().splitlines()
-                if line.startswith("VmHWM")
-            )
-        )
+        took_s = (seen["last_at_ns"] - began_ns) / 1e9
+        assert seen["gaps"] == 0
         return {
             **seen,
-            "expected": events * subscribers,
-            "cpu_s": spent_s,
+            "lost": events * subscribers - seen["frames"],
             "cpu_us_per_frame": spent_s / max(1, seen["frames"]) * 1e6,
-            "grown_kib": peak - resident // 1024,
+            "frames_per_s": seen["frames"] / took_s,
+            "grown_kib": peak_kib(server.pid) - resident_kib,
         }
+
+
+def in_turn(
+    rounds: int, sessions: int, subscribers: int, rate: float, seconds: float
+) -> dict[str, dict[str, float]]:
+    """Run the control and ours alternately and return the median of each figure."""
+    runs: dict[str, list[dict[str, float]]] = {"control": [], "ours": []}
+    for _ in range(rounds):
+        for kind, results in runs.items():
+            results.append(run(kind, sessions, subscribers, rate, seconds))
+    return {
+        kind: {name: median(each[name] for each in results) for name in results[0]}
+        for kind, results in runs.items()
+    }

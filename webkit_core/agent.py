@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
-from .protocol import DEFAULT_DELTAS, DeltaKind, PermissionMode
+from .protocol import DEFAULT_DELTAS, DeltaKind, PermissionMode, UserMessage
 
 
 class SessionConfig(Struct, frozen=True, kw_only=True):
@@ -75,3 +75,18 @@ CanUseTool = Callable[[str, dict[str, Any], Any], Awaitable[Any]]
 
 SdkFactory = Callable[[SessionConfig, CanUseTool], Awaitable[Agent]]
 """Makes the connected agent of a session."""
+
+
+async def prompt_of(
+    message: UserMessage, prompt_uuid: str
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield one user message as the CLI reads it.
+
+    The uuid comes back with the result of the turn that took the message up.
+    """
+    yield {
+        "type": "user",
+        "uuid": prompt_uuid,
+        "message": {"role": "user", "content": to_builtins(message.content)},
+        "parent_tool_use_id": None,
+    }

@@ -69,6 +69,11 @@ class Assembly:
         deltas: which kinds of deltas are wanted.
     """
 
+    __slots__ = (
+        "_current",
+        "_deltas",
+    )
+
     def __init__(self, deltas: Iterable[str]) -> None:
         self._deltas = frozenset(deltas)
         self._current: dict[str | None, _Message] = {}

@@ -63,6 +63,19 @@ class Conversation:
         limits: what the log may hold.
     """
 
+    __slots__ = (
+        "_announced",
+        "_background",
+        "_lifecycle",
+        "_prompt_uuid",
+        "_translator",
+        "changed",
+        "failure",
+        "id",
+        "log",
+        "router",
+    )
+
     def __init__(
         self, session_id: str, deltas: Collection[str], limits: Limits
     ) -> None:

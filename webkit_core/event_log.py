@@ -18,7 +18,7 @@ and readers drain what is left.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +27,9 @@ from .broadcast import Broadcast, Subscriber
 from .codec import encode_payload
 from .errors import LogClosed
 from .ring import FrameRing
+
+WAKES_PER_BUFFER: Final = 4
+"""Readers are woken at least so often while as many events as are held come in."""
 
 
 class LoggedEvent(msgspec.Struct, frozen=True):
@@ -47,7 +50,15 @@ class EventLog:
             them in a few large pieces; see :mod:`.broadcast`.
     """
 
-    __slots__ = ("_broadcast", "_closed", "_ring", "check", "read")
+    __slots__ = (
+        "_broadcast",
+        "_closed",
+        "_hurry",
+        "_hurry_at",
+        "_ring",
+        "check",
+        "read",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,9 @@ class EventLog:
         self._ring = FrameRing(max_size, max_bytes)
         self._broadcast = Broadcast(wake_interval_s)
         self._closed = False
+        # Readers are not kept waiting while a good part of the buffer passes by.
+        self._hurry = max(1, max_size // WAKES_PER_BUFFER)
+        self._hurry_at = self._hurry
         self.check = self._ring.check
         """``check(after_seq)``: see :meth:`FrameRing.check`."""
         self.read = self._ring.read
@@ -102,7 +116,11 @@ class EventLog:
             raise LogClosed("the log has ended")
         ring = self._ring
         seq = ring.push(sse.frame(ring.last + 1, event, encode_payload(data)))
-        self._broadcast.publish()
+        if seq >= self._hurry_at:
+            self._hurry_at = seq + self._hurry
+            self._broadcast.wake()
+        else:
+            self._broadcast.publish()
         return seq
 
     async def wait(self) -> None:

@@ -24,12 +24,12 @@ import contextvars
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
-from .agent import Agent, Killable, SdkFactory, SessionConfig
+from .agent import Agent, Killable, SdkFactory, SessionConfig, prompt_of
 from .claude import can_use_tool_for
 from .conversation import Conversation
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
@@ -66,6 +66,20 @@ class Owner:
         talk: the conversation that the agent's messages go into.
         deadlines: how long the agent may take.
     """
+
+    __slots__ = (
+        "_config",
+        "_deadlines",
+        "_factory",
+        "_interrupting",
+        "_life",
+        "_pump",
+        "_talk",
+        "_tasks",
+        "agent",
+        "inbound",
+        "stopping",
+    )
 
     def __init__(
         self,
@@ -115,6 +129,11 @@ class Owner:
         """Ask the owner to end; :meth:`ended` tells when it has."""
         self.stopping = True
         self._talk.changed.publish()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the agent is gone: its process and its memory."""
+        return self._life is not None and self._life.done()
 
     async def ended(self) -> None:
         """Return when the agent is gone. Cancelling the caller changes nothing."""
@@ -227,7 +246,7 @@ class Owner:
         else:
             prompt_uuid = str(uuid.uuid4())
             self._talk.prompted(prompt_uuid)
-            task = self._tasks.spawn(agent.query(_prompt(message, prompt_uuid)))
+            task = self._tasks.spawn(agent.query(prompt_of(message, prompt_uuid)))
         if not await self._done_by(task, self._deadlines.control_s, self._over):
             if not self._over():
                 self._talk.fail("agent_timeout", "the agent takes no input")
@@ -323,18 +342,6 @@ class Owner:
             self._talk.fail(
                 "agent_exited", f"{reason}; it said: {words}" if words else reason
             )
-
-
-async def _prompt(
-    message: UserMessage, prompt_uuid: str
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield one user message as the CLI reads it."""
-    yield {
-        "type": "user",
-        "uuid": prompt_uuid,
-        "message": {"role": "user", "content": to_builtins(message.content)},
-        "parent_tool_use_id": None,
-    }
 
 
 def _kill(agent: Agent) -> None:

@@ -73,8 +73,8 @@ class SessionRegistry:
         return iter(tuple(self._sessions.values()))
 
     def live_count(self) -> int:
-        """Return how many sessions hold an agent, those being created included."""
-        return sum(not session.ended for session in self._sessions.values())
+        """Return how many sessions hold an agent, coming up or on its way out."""
+        return sum(not session.released for session in self._sessions.values())
 
     async def create(self, config: SessionConfig | None = None) -> Session:
         """Start a session and return it when its agent is up.
@@ -170,6 +170,8 @@ class SessionRegistry:
     async def reap(self) -> int:
         """Close every session that has been idle too long; return how many."""
         idle = [session for session in self if session.idle_s() >= self._idle_timeout_s]
+        for session in idle:
+            session.stop()  # before anybody can say something to it
         await asyncio.gather(*(self._end(session, "idle") for session in idle))
         return len(idle)
 

@@ -42,6 +42,18 @@ class Session:
         clock: monotonic seconds; tests give their own.
     """
 
+    __slots__ = (
+        "_clock",
+        "_last_use_s",
+        "_limits",
+        "_owner",
+        "_subscribers",
+        "_talk",
+        "config",
+        "created_at_s",
+        "id",
+    )
+
     def __init__(
         self,
         config: SessionConfig,
@@ -77,6 +89,11 @@ class Session:
     def ended(self) -> bool:
         """Whether the session is over."""
         return self._talk.ended
+
+    @property
+    def released(self) -> bool:
+        """Whether its agent is gone too, with its process and its memory."""
+        return self._owner.gone
 
     @property
     def failure(self) -> Error | None:
@@ -136,13 +153,17 @@ class Session:
         """
         await self._owner.start()
 
+    def stop(self) -> None:
+        """Begin to end: nothing is accepted from now on. Idempotent."""
+        self._owner.stop()
+
     async def close(self) -> None:
         """End the session: stop its turn, say ``done``, end the agent. Idempotent.
 
         Returns when the agent is gone; bounded by the deadlines. Cancelling the caller
         does not stop it.
         """
-        self._owner.stop()
+        self.stop()
         await self._owner.ended()
 
     async def wait_ended(self) -> None:

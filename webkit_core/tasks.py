@@ -19,6 +19,11 @@ _T = TypeVar("_T")
 class OwnedTasks:
     """The tasks of one owner, named after it in the log."""
 
+    __slots__ = (
+        "_owner",
+        "_tasks",
+    )
+
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -48,6 +48,16 @@ class Translator:
         on_unknown: called once per message kind that is not known.
     """
 
+    __slots__ = (
+        "_assembly",
+        "_mcp",
+        "_on_unknown",
+        "_running_total_usd",
+        "_session_cost_usd",
+        "_session_id",
+        "_unknown",
+    )
+
     def __init__(
         self,
         session_id: str,

@@ -353,6 +353,20 @@ async def test_lifespan_starts_and_ends_the_application(server: Server) -> None:
     assert server.app.registry.live_count() == 0
 
 
+async def test_lifespan_closes_idle_sessions_before_any_request_comes() -> None:
+    """They may be an embedder's own."""
+    async with serving(Settings(idle_timeout_s=0.01)) as server:
+        lifespan = Lifespan(server.app)
+        await lifespan.step("startup")
+        session = await server.app.registry.create()
+
+        with anyio.fail_after(PATIENCE_S):
+            await session.wait_ended()
+
+        await lifespan.step("shutdown")
+        assert await lifespan.over()
+
+
 async def test_lifespan_hears_the_signal_before_the_server_waits_for_streams(
     server: Server, handler: Handler
 ) -> None:

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from tests.unit.core.stepping import settle
 from webkit_asgi.exchange import Exchange
 from webkit_asgi.stream import HEADERS, RETRY_MS, EventStream
 from webkit_asgi.types import Headers, Message, Receive, Scope, Send
@@ -109,8 +110,10 @@ async def test_first_bytes_leave_at_once() -> None:
     """No event yet, and none will come for long: the client learns that it is in."""
     stream = Stream(filled(0), headers=[(b"x-subscriber-id", b"tab")]).start()
 
-    await stream.until(lambda: len(stream.sent) == 2)
+    await stream.began()
+    await settle()
 
+    assert len(stream.sent) == 2
     assert stream.status == 200
     assert stream.sent[0]["headers"] == [*HEADERS, (b"x-subscriber-id", b"tab")]
     assert stream.sent[1]["more_body"] is True

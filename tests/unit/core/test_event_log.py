@@ -275,3 +275,21 @@ async def test_cancelled_subscriber_leaves_the_others_alone() -> None:
 
     assert tasks[0].cancelled()
     assert (gone, stays) == ([], [(1, "e", {})])
+
+
+async def test_burst_wakes_its_readers_before_it_pushes_them_out_of_the_buffer() -> (
+    None
+):
+    """However fast events come, a reader that the loop lets run keeps up."""
+    log = EventLog(max_size=8, wake_interval_s=3600)
+
+    async def read() -> list[int]:
+        return [event.seq async for event in log.subscribe()]
+
+    reader = asyncio.ensure_future(read())
+    for number in range(100):
+        log.append("x", {"n": number})
+        await asyncio.sleep(0)
+    log.close()
+
+    assert await reader == list(range(1, 101))

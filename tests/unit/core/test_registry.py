@@ -304,6 +304,23 @@ async def test_iterating_while_sessions_come_and_go_is_safe() -> None:
     assert sessions == set()
 
 
+async def test_agent_on_its_way_out_counts_until_it_is_gone() -> None:
+    """Its process still has its memory; the cap is there for that."""
+    house = House(max_sessions=1, disconnect_s=0.05)
+    session = await house.create()
+    house.agent_of(session).hangs = {"disconnect"}
+    removing = asyncio.ensure_future(house.registry.remove(session.id))
+    await house.agent_of(session).called("disconnect")
+    assert session.ended
+
+    assert house.registry.live_count() == 1
+    with pytest.raises(CapacityExceeded):
+        await house.create()
+
+    await removing
+    assert house.registry.live_count() == 0
+
+
 # --- failed sessions
 
 
@@ -384,6 +401,29 @@ async def test_reap_with_nobody_idle_closes_nobody() -> None:
     assert await house.registry.reap() == 0
 
     assert house.registry.live_count() == 1
+    await house.shutdown()
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_input_as_the_reaper_comes_is_refused_or_heeded(steps: int) -> None:
+    """An accepted message must not vanish with its session."""
+    house = House(close_turn_s=0.02)
+    session = await house.create()
+    house.clock.advance(IDLE_S)
+    reaping = asyncio.ensure_future(house.registry.reap())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+    try:
+        await session.submit(UserMessage("hello"))
+        accepted = True
+    except SessionNotFound:
+        accepted = False
+    await reaping
+    await settle()
+
+    assert len(house.agent_of(session).prompts) == accepted
+    assert session.ended is not accepted
     await house.shutdown()
 
 

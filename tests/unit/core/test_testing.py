@@ -101,7 +101,8 @@ async def test_agent_yields_what_was_pushed_before_and_while_it_is_read() -> Non
 
     agent.end()
 
-    assert await reading == ["one", "two", "three"]
+    async with asyncio.timeout(5):
+        assert await reading == ["one", "two", "three"]
 
 
 async def test_agent_that_ends_with_an_error_raises_it_after_its_last_words() -> None:
@@ -224,7 +225,8 @@ async def test_agent_that_is_ended_falls_silent(killed: bool) -> None:
     else:
         await agent.disconnect()
 
-    assert await reading == []
+    async with asyncio.timeout(5):
+        assert await reading == []
     assert (agent.killed, agent.disconnected) == (killed, not killed)
     assert agent.last_words() == "bye"
 
