@@ -10,7 +10,6 @@ from .agent import Agent, CanUseTool, Killable, SdkFactory, SessionConfig
 from .broadcast import Broadcast, Subscriber
 from .claude import ClaudeFactory, build_can_use_tool, import_sdk
 from .codec import decode_create, decode_inbound, encode_payload
-from .conversation import Limits
 from .errors import (
     AgentError,
     AgentRefused,
@@ -40,7 +39,7 @@ from .errors import (
 )
 from .event_log import EventLog, LoggedEvent
 from .lifecycle import State
-from .owner import Deadlines
+from .limits import Deadlines, Limits
 from .permissions import Allow, Decision, Deny, PermissionRouter, Request
 from .protocol import (
     DEFAULT_DELTAS,

@@ -18,12 +18,11 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from msgspec import Struct
-
 from .broadcast import Broadcast
 from .errors import LogClosed
 from .event_log import EventLog
 from .lifecycle import ENDED, TURN_RUNS, Input, Lifecycle, State
+from .limits import Limits
 from .permissions import Decision, Deny, PermissionRouter, Request
 from .protocol import (
     PROTOCOL_VERSION,
@@ -42,16 +41,6 @@ logger = logging.getLogger(__name__)
 
 ANNOUNCED_S: Final = 2.0
 """How long a permission request waits for the message that it is about."""
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What one session may hold."""
-
-    buffer_events: int = 1000
-    buffer_bytes: int = 4 * 1024 * 1024
-    queued_messages: int = 32
-    wake_interval_s: float = 0.002
-    """How fast subscribers are woken at most: a burst reaches them in few sends."""
 
 
 class Conversation:

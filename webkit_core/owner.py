@@ -27,13 +27,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from msgspec import Struct
-
 from .agent import Agent, Killable, SdkFactory, SessionConfig, prompt_of
 from .claude import can_use_tool_for
 from .conversation import Conversation
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
 from .lifecycle import ACCEPTS_PROMPT, State
+from .limits import Deadlines
 from .protocol import Error, SetModel, UserMessage
 from .tasks import OwnedTasks, error_of, is_being_cancelled
 
@@ -42,19 +41,6 @@ logger = logging.getLogger(__name__)
 INTERRUPT_AGAIN_S: Final = 0.5
 """An interrupt that reaches the CLI before it took the prompt up is acknowledged and
 has no effect (measured), so it is sent again until the turn ends."""
-
-
-class Deadlines(Struct, frozen=True, kw_only=True):
-    """How long the agent may take, in seconds, before it is given up on."""
-
-    connect_s: float = 60.0
-    connect_cancel_s: float = 20.0
-    """The SDK's own clean-up of a failed start takes up to 15 s."""
-    control_s: float = 30.0
-    interrupt_s: float = 10.0
-    close_turn_s: float = 2.5
-    """How long closing waits for an interrupted turn's result."""
-    disconnect_s: float = 2.0
 
 
 class Owner:

@@ -22,9 +22,8 @@ from msgspec.structs import replace
 
 from .agent import SdkFactory, SessionConfig
 from .claude import ClaudeFactory
-from .conversation import Limits
 from .errors import CapacityExceeded, Draining, SessionExists, SessionNotFound
-from .owner import Deadlines
+from .limits import Deadlines, Limits
 from .session import Session
 
 logger = logging.getLogger(__name__)

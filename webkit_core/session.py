@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .agent import Agent, SdkFactory, SessionConfig
-from .conversation import Conversation, Limits
+from .conversation import Conversation
 from .errors import BackpressureError, SessionClosed, SessionFailed
 from .event_log import EventLog
 from .lifecycle import State
-from .owner import Deadlines, Owner
+from .limits import Deadlines, Limits
+from .owner import Owner
 from .permissions import Request
 from .protocol import (
     Error,

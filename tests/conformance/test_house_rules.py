@@ -22,6 +22,7 @@ NAMELESS: Final = frozenset({"base", "common", "helpers", "misc", "util", "utils
 
 TESTED_ELSEWHERE: Final = {
     "__init__": "holds names, no code",
+    "limits": "holds defaults, no code",
 }
 """Modules of webkit_core without a unit test file of their own, and why."""
 

@@ -14,6 +14,7 @@ ORDER: Final = (
     "errors",
     "protocol",
     "agent",
+    "limits",
     # pure machines
     "codec",
     "sse",
