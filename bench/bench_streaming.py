@@ -7,15 +7,30 @@ what counts, since the machine is never quite quiet.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from webkit_core import encode_payload, sse
+
 from .conftest import Found
+from .events import MESSAGE_ID
 from .streaming import Server, cpu_s, in_turn, loading, serving
 
 ROUNDS = 3
+
+FRAME_BYTES = len(
+    sse.frame(
+        1000,
+        "message_delta",
+        encode_payload(
+            {"message_id": MESSAGE_ID, "delta": {"type": "text", "text": " word"}}
+        ),
+    )
+)
+"""A text delta of one word, as it is sent."""
 
 
 def once(benchmark: BenchmarkFixture, work: Any) -> Any:
@@ -86,20 +101,25 @@ def bench_session_memory(benchmark: BenchmarkFixture, found: Found, full: bool) 
     """What a session costs beside its agent: with an empty log, and a full one."""
     count = 2000 if full else 50
 
-    def cost() -> tuple[float, float]:
+    def cost() -> tuple[float, float, float]:
         with serving("ours") as server:
-            first = server.ask("/memory?make=100")
+            nothing = server.ask("/memory?make=100")
+            agents = server.ask(f"/agents?count={count}")
             empty = server.ask(f"/memory?make={count + 100}")
             server.ask("/events?count=1000")
             filled = server.ask("/memory")
+            agent_kib = (agents - nothing) / count / 1024
             return (
-                (empty - first) / count / 1024,
-                (filled - first) / (count + 100) / 1024,
+                agent_kib,
+                (empty - agents) / count / 1024 - agent_kib,
+                (filled - agents) / (count + 100) / 1024 - agent_kib,
             )
 
-    empty_kib, full_kib = once(benchmark, cost)
-    found("KiB per session, its scripted agent included", f"{empty_kib:.1f}")
-    found("KiB per session with 1,000 events", f"{full_kib:.1f}")
+    agent_kib, empty_kib, full_kib = once(benchmark, cost)
+    found("KiB of a session with an empty log, beside its agent", f"{empty_kib:.1f}")
+    found("KiB with 1,000 typical events", f"{full_kib:.1f}")
+    found("of which the frames themselves", f"{1000 * FRAME_BYTES / 1024:.1f}")
+    found("KiB of the scripted agent, left out of both", f"{agent_kib:.1f}")
 
 
 @pytest.mark.benchmark(group="streaming")
@@ -135,3 +155,42 @@ def bench_slow_subscriber(
         "worst p99 of the others, ms",
         f"{beside_stalled['p99_ms']:.0f} · without stalled ones {alone['p99_ms']:.0f}",
     )
+
+
+@pytest.mark.benchmark(group="streaming")
+def bench_resume_on_the_server(
+    benchmark: BenchmarkFixture, found: Found, full: bool
+) -> None:
+    """A client comes back for the last 1,000 events, beside one that missed one."""
+    times = 500 if full else 10
+
+    def measure() -> tuple[float, float]:
+        with serving("ours") as server:
+            server.ask("/memory?make=1")
+            server.ask("/events?count=998")
+
+            def cost_ms(cursor: int) -> float:
+                resume(server.url, cursor)
+                before_s = cpu_s(server.pid)
+                for _ in range(times):
+                    resume(server.url, cursor)
+                return (cpu_s(server.pid) - before_s) / times * 1000
+
+            return cost_ms(0), cost_ms(998)
+
+    thousand_ms, one_ms = once(benchmark, measure)
+    found("server CPU per resume, ms, connection included", f"{thousand_ms:.2f}")
+    found("of which for the events", f"{thousand_ms - one_ms:.2f}")
+
+
+def resume(url: str, cursor: int) -> None:
+    """Open a stream behind ``cursor`` and read to the last event, number 999."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"GET /sessions/0/stream HTTP/1.1\r\nHost: {host}\r\n"
+            f"Last-Event-ID: {cursor}\r\n\r\n".encode()
+        )
+        tail = b""
+        while b"id: 999\n" not in tail:
+            tail = tail[-16:] + connection.recv(1 << 20)

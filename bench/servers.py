@@ -33,13 +33,15 @@ from webkit_asgi import Application, AuthConfig, Settings
 from webkit_asgi.types import Receive, Scope, Send
 from webkit_core import Session, SessionConfig
 from webkit_core.testing import (
+    ScriptedAgent,
     ScriptedFactory,
     message_start,
     text_delta,
 )
 
+from .events import MESSAGE_ID
+
 TICK_S: Final = 0.001
-MESSAGE_ID: Final = "msg_01XFDUDYJgAACzvnptvVoYEL"
 
 Publish = Callable[[int, int], None]
 """``publish(session number, time in ns)``."""
@@ -136,6 +138,8 @@ class Bench:
                 )
             case "/memory":
                 answer = await self.memory(int(query.get("make", 0)))
+            case "/agents":
+                answer = self.agents(int(query["count"]))
             case "/events":
                 answer = self.fill(int(query["count"]))
             case _:
@@ -162,6 +166,11 @@ class Bench:
             for number in range(make):
                 await self.served.make(number)
         gc.collect()
+        return resident_bytes()
+
+    def agents(self, count: int) -> int:
+        """Make scripted agents that nobody uses, and return the resident bytes."""
+        self.kept = [ScriptedAgent() for _ in range(count)]
         return resident_bytes()
 
     def fill(self, count: int) -> int:
