@@ -35,9 +35,10 @@ def create_app(
         settings: limits and times; by default what the environment says.
 
     Raises:
-        ConfigError: the environment says something wrong, or nothing about auth.
+        ConfigError: a setting is out of range, the environment says something wrong,
+            or nothing about auth.
     """
-    settings = Settings.from_env() if settings is None else settings
+    settings = Settings.from_env() if settings is None else settings.checked()
     environ = dict(os.environ)
     demo = None
     if settings.demo and sdk_factory is None:

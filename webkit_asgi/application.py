@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from webkit_core import Limits, SdkFactory, SessionRegistry, WebkitError, import_sdk
+from webkit_core import (
+    ClaudeFactory,
+    Limits,
+    SdkFactory,
+    SessionRegistry,
+    WebkitError,
+    import_sdk,
+)
 
 from .auth import AuthConfig
 from .drain import ShutdownSignal
@@ -26,6 +33,9 @@ if TYPE_CHECKING:
     from .demo import Demo
 
 logger = logging.getLogger(__name__)
+
+FORCE_EXIT_S: Final = 4.0
+"""How long after the last session a server may wait for its clients to hang up."""
 
 
 class Application:
@@ -51,7 +61,9 @@ class Application:
             ),
         )
         self._auth = auth
-        self._imports_sdk = sdk_factory is None
+        self._imports_sdk = sdk_factory is None or isinstance(
+            sdk_factory, ClaudeFactory
+        )
         self._demo = demo
         self._signal = ShutdownSignal(self.stop)
         self._ending: asyncio.Future[None] | None = None
@@ -89,7 +101,14 @@ class Application:
         """Begin to end: no new sessions, every stream gets its ``done``. Idempotent."""
         if not self.stopping:
             self.stopping = True
-            self._ending = asyncio.ensure_future(self.registry.shutdown())
+            self._ending = asyncio.ensure_future(self._end())
+
+    async def _end(self) -> None:
+        await self.registry.shutdown()
+        if self._demo is not None:
+            self._demo.stop()
+        # What a server still waits for then is clients that do not read their end.
+        asyncio.get_running_loop().call_later(FORCE_EXIT_S, self._signal.insist)
 
     async def shutdown(self) -> None:
         """End every session; return when all agents are gone."""
@@ -97,8 +116,6 @@ class Application:
         self._signal.uninstall()
         if self._ending is not None:
             await asyncio.wait({self._ending})
-        if self._demo is not None:
-            self._demo.stop()
 
     # --- one request
 

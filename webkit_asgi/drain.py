@@ -33,6 +33,7 @@ class ShutdownSignal:
         self._on_signal = on_signal
         self._previous: dict[int, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._heard = False
 
     def install(self) -> None:
         """Put our handler before the server's. Needs a running loop. Idempotent."""
@@ -53,7 +54,16 @@ class ShutdownSignal:
                 signal.signal(number, previous)
                 del self._previous[number]
 
+    def insist(self) -> None:
+        """Ask the server to go without waiting for anybody, if a signal ended it.
+
+        A second SIGINT is how a person does that.
+        """
+        if self._heard:
+            self._previous[signal.SIGINT](signal.SIGINT, None)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._heard = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_signal)
         self._previous[number](number, frame)

@@ -62,7 +62,7 @@ async def create_session(server: Server, exchange: Exchange) -> Response:
         cwd=wanted.cwd,
         deltas=deltas,
     )
-    session = await server.registry.create(config)
+    session = await exchange.unless_left(server.registry.create(config))
     return json_response(
         {"session_id": session.id, "protocol_version": PROTOCOL_VERSION},
         headers=[(b"location", exchange.url_of(session.id))],
@@ -86,8 +86,8 @@ def describe(session: Session) -> dict[str, Any]:
         "session_id": session.id,
         "state": session.state,
         "created_at": session.created_at_s,
-        "model": session.config.model,
-        "permission_mode": session.config.permission_mode,
+        "model": session.model,
+        "permission_mode": session.permission_mode,
         "cwd": session.config.cwd,
         "cost_usd": session.cost_usd,
         "subscribers": session.subscribers,

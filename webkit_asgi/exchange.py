@@ -6,15 +6,18 @@ within the limit; what a client sends is checked before it is used.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote
 
 from webkit_core import InvalidInput, WebkitError, sse
 
 from .types import Receive, Scope, Send
 
+_T = TypeVar("_T")
 _SUBSCRIBER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -91,6 +94,25 @@ class Exchange:
                 raise BodyTooLarge(limit_bytes)
             more = message.get("more_body", False)
         return body
+
+    async def unless_left(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do ``work``, and cancel it when the client leaves; its body has been read.
+
+        A server does not cancel a request whose client has left.
+
+        Raises:
+            ClientDisconnected: the client left; ``work`` is cancelled.
+        """
+        doing = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self.receive())
+        try:
+            await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done() and leaving.result()["type"] == "http.disconnect":
+                raise ClientDisconnected
+            return await doing
+        finally:
+            doing.cancel()
+            leaving.cancel()
 
     def subscriber_id(self) -> str | None:
         """Return the client's ``X-Subscriber-Id``.

@@ -56,6 +56,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queued_messages: _Count = 32
     demo: bool = False
 
+    def checked(self) -> Settings:
+        """Return these settings if they can be served with.
+
+        Raises:
+            ConfigError: one is out of range; the text names it.
+        """
+        try:
+            return msgspec.convert(msgspec.structs.asdict(self), Settings)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"Settings: {error}") from None
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Return the settings that the ``AGENT_WEBKIT_*`` variables make.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from .agent import CanUseTool, SessionConfig
-from .errors import AgentError, AgentStartError
+from .errors import AgentError, AgentStartError, ConfigError
 from .permissions import Decision, Deny, PermissionRouter, Request
 from .protocol import Emit, PermissionMode
 
@@ -40,8 +40,18 @@ MAX_STDERR_LINE_CHARS: Final = 500
 
 MAX_UNPARSED: Final = 100
 """Messages in a row the SDK may fail to parse before the agent counts as broken."""
-
 _OWN_PREFIX: Final = "AGENT_WEBKIT_"
+
+_RESERVED_OPTIONS: Final = frozenset(
+    {
+        "can_use_tool",
+        "include_partial_messages",
+        "max_buffer_size",
+        "session_id",
+        "stderr",
+    }
+)
+"""Options that sessions depend on; ``env`` is an argument of its own."""
 
 AskDecision = Callable[[Request], Awaitable[Decision]]
 
@@ -50,6 +60,8 @@ class UnparsedMessage(Struct, frozen=True):
     """Stands for a message of the CLI that the SDK could not parse."""
 
     reason: str
+    kind: str = ""
+    """The message's ``type``: ``result``, say."""
 
 
 class ClaudeAgent:
@@ -92,7 +104,8 @@ class ClaudeAgent:
                     raise AgentError(
                         f"more than {MAX_UNPARSED} unreadable messages in a row"
                     ) from error
-                yield UnparsedMessage(str(error))
+                kind = error.data.get("type") if isinstance(error.data, dict) else None
+                yield UnparsedMessage(str(error), str(kind or ""))
             except ProcessError as error:
                 raise AgentError(describe_exit(error.exit_code)) from error
             except ClaudeSDKError as error:
@@ -115,7 +128,7 @@ class ClaudeAgent:
         await self._client.stop_task(task_id)
 
     async def disconnect(self) -> None:
-        """End the CLI: end of input, then SIGTERM after 5 s, SIGKILL after 10 s."""
+        """End the CLI by ending its input; the SDK sends SIGTERM after 5 s."""
         await self._client.disconnect()
 
     def kill(self) -> None:
@@ -148,10 +161,9 @@ def _kill(pid: int) -> None:
 async def _as_written(
     prompt: AsyncIterable[dict[str, Any]],
 ) -> AsyncIterator[dict[str, Any]]:
-    """Mark prompts whose text the CLI would act upon as composed by a program.
+    """Mark prompts that the CLI would act upon: they were composed by a program.
 
-    A leading slash runs a command, and ``@path`` reads that file of the server without
-    asking: not what somebody behind a web page may do.
+    A leading slash runs a command, ``@path`` reads that file without asking.
     """
     async for message in prompt:
         content = message["message"]["content"]
@@ -176,10 +188,14 @@ class ClaudeFactory:
             what a session asks for (model, permission mode, cwd) comes before them.
 
     Raises:
+        ConfigError: an option is one that the factory sets by itself.
         AgentStartError: (when called) the CLI did not start; the text says why.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None, **options: Any) -> None:
+        ours = sorted(_RESERVED_OPTIONS & options.keys())
+        if ours:
+            raise ConfigError(f"ClaudeFactory sets {', '.join(ours)} by itself")
         self._env = dict(env or {})
         self._options = options
 
@@ -187,16 +203,14 @@ class ClaudeFactory:
         self, config: SessionConfig, can_use_tool: CanUseTool
     ) -> ClaudeAgent:
         """Start a CLI and return it connected. Cancel at most once."""
-        from claude_agent_sdk import ClaudeSDKClient, ClaudeSDKError
+        from claude_agent_sdk import ClaudeSDKClient
 
         stderr: deque[str] = deque(maxlen=MAX_STDERR_LINES)
         client = ClaudeSDKClient(self.options(config, can_use_tool, stderr))
         try:
             await client.connect()
-        except (ClaudeSDKError, OSError, ValueError) as error:
-            raise AgentStartError(_why(error, stderr)) from error
         except Exception as error:
-            # The SDK raises a bare Exception when a control request times out.
+            # Among others a bare Exception, when a control request times out.
             raise AgentStartError(_why(error, stderr)) from error
         return ClaudeAgent(client, stderr)
 
@@ -206,7 +220,7 @@ class ClaudeFactory:
         """Return the options a session's CLI is started with."""
         from claude_agent_sdk import ClaudeAgentOptions
 
-        # The CLI inherits the server's environment, but not the server's secrets.
+        # The CLI inherits the server's environment; at least our own token stays out.
         own = {name: "" for name in os.environ if name.startswith(_OWN_PREFIX)}
         fields: dict[str, Any] = {
             "system_prompt": {"type": "preset", "preset": "claude_code"},
@@ -244,7 +258,8 @@ def describe_exit(exit_code: int | None) -> str:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
-        return f"the agent's process was killed ({name}: out of memory, or by hand)"
+        why = ": out of memory, or by hand" if number == signal.SIGKILL else ""
+        return f"the agent's process was killed ({name}{why})"
     return f"the agent's process exited with code {exit_code}"
 
 

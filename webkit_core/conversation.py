@@ -1,11 +1,11 @@
-"""Conversation: what a session knows and says; no task, no agent.
+"""Conversation: what a session knows and says; it starts no task and holds no agent.
 
-The synchronous heart of a session: its log, its state, its open requests, and the
-translation of what the agent sends. Whoever drives it (:mod:`.session`) calls in;
-whoever waits for it uses :meth:`Conversation.until`.
+The heart of a session: its log, its state, its open requests, and the translation of
+what the agent sends. :mod:`.owner` drives it; whoever waits for it uses
+:meth:`Conversation.until`.
 
-Rules: everything that clients see goes through :meth:`Conversation.emit`; a change of
-state is announced in the same step in which it happens.
+Rules: an ``error`` ends a turn or the session, and all else that goes wrong is a
+``notice``; a change of state is announced in the step in which it happens.
 
 Invariant: each permission ends in one ``permission_resolved``, and after
 :meth:`Conversation.finish` the log ends with ``done``, once, whatever went before.
@@ -29,6 +29,7 @@ from .protocol import (
     Done,
     Error,
     Event,
+    Notice,
     SessionReady,
     SessionState,
     TaskStatus,
@@ -62,6 +63,8 @@ class Conversation:
         "failure",
         "id",
         "log",
+        "model",
+        "permission_mode",
         "router",
     )
 
@@ -74,6 +77,8 @@ class Conversation:
         )
         self.router = PermissionRouter(self._asks_changed)
         self.failure: Error | None = None
+        self.model: str | None = None
+        self.permission_mode: str | None = None
         self.changed = Broadcast()
         self._lifecycle = Lifecycle()
         self._translator = Translator(
@@ -105,7 +110,12 @@ class Conversation:
         """Whether ending now would lose a turn, a background task or a question."""
         if self.ended:
             return False
-        return self.turn_runs or bool(self._background) or len(self.router) > 0
+        return (
+            self.state is State.STARTING
+            or self.turn_runs
+            or bool(self._background)
+            or len(self.router) > 0
+        )
 
     @property
     def cost_usd(self) -> float:
@@ -133,13 +143,24 @@ class Conversation:
     def fail(self, code: str, reason: str) -> None:
         """Give the agent up: one ``error``, once."""
         if self.failure is None and not self.ended:
+            logger.warning("session %s failed: %s: %s", self.id, code, reason)
             self.failure = Error(code, reason)
             self.emit(self.failure)
             self._step(Input.FAILED)
 
-    def finish(self) -> None:
-        """Bring every promise to its end: open requests, the turn, the log."""
+    def refused(self, request: str, reason: str) -> None:
+        """Tell that the agent did not do what somebody had asked for."""
+        self.emit(Notice("refused", {"request": request, "reason": reason}))
+
+    def finish(self, *, dropped: int = 0) -> None:
+        """Bring every promise to its end: open requests, the turn, the log.
+
+        Args:
+            dropped: how many messages were accepted that nobody will hear any more.
+        """
         self.router.cancel_all()
+        if dropped and not self.log.closed:
+            self.emit(Notice("messages_dropped", {"count": dropped}))
         if self.turn_runs:
             self.emit(Error("turn_aborted", "the session was closed in mid-turn"))
         self._step(Input.CLOSED)
@@ -158,10 +179,23 @@ class Conversation:
         except Exception:
             # One odd message must not end the session.
             logger.exception("session %s: cannot translate a %s", self.id, kind)
-            self.emit(Error("untranslatable_message", f"an odd {kind} was left out"))
+            if kind == "ResultMessage":
+                self.emit(Error("unreadable_result", "the turn's result is odd"))
+            else:
+                self.emit(Notice("message_left_out", {"kind": kind}))
         if kind == "ResultMessage":
             self._turn_ended(message)
-        elif kind == "SystemMessage" and getattr(message, "subtype", "") == "init":
+        elif kind == "UnparsedMessage" and getattr(message, "kind", "") == "result":
+            self.emit(Error("unreadable_result", getattr(message, "reason", "")))
+            self._turn_ended(message)
+        elif kind == "SystemMessage":
+            self._system(message)
+
+    def _system(self, message: Any) -> None:
+        data = message.data
+        self.model = data.get("model", self.model)
+        self.permission_mode = data.get("permissionMode", self.permission_mode)
+        if message.subtype == "init":
             self._step(Input.TURN_BEGAN)
 
     def _note(self, event: Event) -> None:

@@ -23,7 +23,6 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -33,7 +32,7 @@ from .conversation import Conversation
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
 from .lifecycle import ACCEPTS_PROMPT, State
 from .limits import Deadlines
-from .protocol import Error, SetModel, UserMessage
+from .protocol import SetModel, UserMessage
 from .tasks import OwnedTasks, error_of, is_being_cancelled
 
 logger = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ class Owner:
         "_deadlines",
         "_factory",
         "_interrupting",
+        "_leaving",
         "_life",
         "_pump",
         "_talk",
@@ -75,7 +75,8 @@ class Owner:
         deadlines: Deadlines,
     ) -> None:
         self.agent: Agent | None = None
-        self.inbound: deque[UserMessage | SetModel] = deque()
+        # A list: it is short, and an empty deque takes 760 bytes of every session.
+        self.inbound: list[UserMessage | SetModel] = []
         self.stopping = False
         self._config = config
         self._factory = factory
@@ -85,6 +86,7 @@ class Owner:
         self._pump: asyncio.Task[None] | None = None
         self._interrupting: asyncio.Task[None] | None = None
         self._tasks = OwnedTasks(f"session {talk.id}")
+        self._leaving = OwnedTasks(f"session {talk.id}")
 
     async def start(self) -> None:
         """Start the agent and return when it is up. Cancelling stops it again.
@@ -139,17 +141,16 @@ class Owner:
             AgentTimeout: no answer yet; it may still take effect.
         """
         task = self._tasks.spawn(request)
-        if not await self._done_by(task, self._deadlines.control_s, self._ended):
-            if self._ended():
+        if not await self._done_by(
+            task, self._deadlines.control_s, lambda: self._talk.ended
+        ):
+            if self._talk.ended:
                 raise AgentRefused("the session ended before the agent answered")
             raise AgentTimeout(
                 f"the agent did not answer within {self._deadlines.control_s:g} s"
             )
         if (error := error_of(task)) is not None:
             raise AgentRefused(_text_of(error)) from error
-
-    def _ended(self) -> bool:
-        return self._talk.ended
 
     # --- the agent's life
 
@@ -175,16 +176,20 @@ class Owner:
             logger.exception("session %s: internal error", self._talk.id)
             self._talk.fail("internal_error", "the server made a mistake")
         finally:
-            self._talk.finish()
-            await self._disconnect(agent, self._pump)
+            self._talk.finish(dropped=len(self.inbound))
+            self.inbound.clear()
+            await self._disconnect(agent)
 
     async def _connect(self) -> Agent:
         """Make the agent within the deadline; a start is cancelled at most once."""
         task = self._tasks.spawn(self._make())
         if not await self._done_by(task, self._deadlines.connect_s, self._over):
             task.cancel()
-            task.add_done_callback(self._dismiss)
             await asyncio.wait({task}, timeout=self._deadlines.connect_cancel_s)
+            if not task.done():
+                task.add_done_callback(self._dismiss)
+            elif error_of(task) is None:  # it came up all the same
+                await self._disconnect(task.result())
             if self.stopping:
                 raise AgentStartError("the session was closed while it started")
             raise AgentStartError(
@@ -201,12 +206,9 @@ class Owner:
         return await self._factory(self._config, can_use_tool_for(self._talk.ask))
 
     def _dismiss(self, made: asyncio.Task[Agent]) -> None:
-        """End an agent that came up although its start was given up."""
+        """End an agent that came up long after its start was given up."""
         if error_of(made) is None:
-            agent = made.result()
-            self._tasks.spawn(agent.disconnect()).add_done_callback(
-                lambda _: _kill(agent)
-            )
+            self._leaving.spawn(self._disconnect(made.result()))
 
     async def _serve(self, agent: Agent) -> None:
         """Hand over what is queued, one turn at a time, until the end."""
@@ -216,7 +218,7 @@ class Owner:
                 and self._talk.state in ACCEPTS_PROMPT
                 and self._interrupting is None
             ):
-                await self._hand_over(agent, self.inbound.popleft())
+                await self._hand_over(agent, self.inbound.pop(0))
             else:
                 await self._talk.changed.wait()
 
@@ -238,7 +240,7 @@ class Owner:
                 self._talk.fail("agent_timeout", "the agent takes no input")
         elif (error := error_of(task)) is not None:
             if isinstance(message, SetModel):
-                self._talk.emit(Error("agent_refused", f"set_model: {_text_of(error)}"))
+                self._talk.refused("set_model", _text_of(error))
             else:
                 self._talk.fail("agent_unreachable", _text_of(error))
 
@@ -253,18 +255,19 @@ class Owner:
     async def _interrupt_until_ended(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._deadlines.interrupt_s
+        answer_s = min(self._deadlines.interrupt_s, self._deadlines.control_s)
         try:
             while not self._stopped():
+                if loop.time() >= give_up_at:
+                    self._talk.fail("interrupt_ignored", "the turn did not stop")
+                    return
                 # Waited for even when the turn has ended by itself: an interrupt that
                 # is still under way would hit the next one.
                 task = self._tasks.spawn(agent.interrupt())
-                left_s = min(give_up_at - loop.time(), self._deadlines.control_s)
-                if not await self._done_by(task, left_s, self._ended):
+                if not await self._done_by(task, answer_s, lambda: self._talk.ended):
                     self._talk.fail("interrupt_failed", "the agent does not answer")
                 elif (error := error_of(task)) is not None and not self._stopped():
                     self._talk.fail("interrupt_failed", _text_of(error))
-                elif loop.time() >= give_up_at and not self._stopped():
-                    self._talk.fail("interrupt_ignored", "the turn did not stop")
                 await self._talk.until(self._stopped, INTERRUPT_AGAIN_S)
         finally:
             self._interrupting = None
@@ -286,20 +289,26 @@ class Owner:
                 self._deadlines.close_turn_s,
             )
 
-    async def _disconnect(self, agent: Agent, pump: asyncio.Task[None]) -> None:
+    async def _disconnect(self, agent: Agent) -> None:
         """End the agent: gracefully within the deadline, else by force."""
         timeout_s = self._deadlines.disconnect_s
-        self.inbound.clear()
+        # Not one of ours: an agent without a process of its own may take as long as
+        # it likes to leave, and would leak one if it were cancelled.
+        leaving = self._leaving.spawn(agent.disconnect())
         try:
             if self._talk.failure is not None:
                 _kill(agent)
-            task = self._tasks.spawn(agent.disconnect())
-            await asyncio.wait({task}, timeout=timeout_s)
-            if not task.done():
-                logger.warning("session %s: its agent is killed", self._talk.id)
-                _kill(agent)
-                await asyncio.wait({task}, timeout=timeout_s)
-            await asyncio.wait({pump}, timeout=timeout_s)
+            await asyncio.wait({leaving}, timeout=timeout_s)
+            if not leaving.done():
+                killed = "; it is killed" if _kill(agent) else ""
+                logger.warning(
+                    "session %s: its agent does not leave%s", self._talk.id, killed
+                )
+                await asyncio.wait({leaving}, timeout=timeout_s)
+            elif (error := error_of(leaving)) is not None:
+                logger.warning("session %s: its agent: %s", self._talk.id, error)
+            if self._pump is not None:
+                await asyncio.wait({self._pump}, timeout=timeout_s)
         finally:
             _kill(agent)
             # What still waits for the agent waits for ever.
@@ -330,9 +339,11 @@ class Owner:
             )
 
 
-def _kill(agent: Agent) -> None:
-    if isinstance(agent, Killable):
+def _kill(agent: Agent) -> bool:
+    """Kill an agent if it can be killed; return whether it can."""
+    if killable := isinstance(agent, Killable):
         agent.kill()
+    return killable
 
 
 def _text_of(error: BaseException) -> str:

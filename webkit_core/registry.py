@@ -29,7 +29,7 @@ from .session import Session
 logger = logging.getLogger(__name__)
 
 REAPS_PER_TIMEOUT: Final = 4
-"""An idle session is evicted at most a quarter of its time-out late."""
+"""An idle session is evicted at most a quarter of its time-out early or late."""
 
 MAX_REAP_INTERVAL_S: Final = 15.0
 
@@ -57,6 +57,8 @@ class SessionRegistry:
         deadlines: Deadlines | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if idle_timeout_s <= 0:
+            raise ValueError(f"idle_timeout_s must be above 0, got {idle_timeout_s}")
         self._factory = sdk_factory or ClaudeFactory()
         self._idle_timeout_s = idle_timeout_s
         self._max_sessions = max_sessions

@@ -29,7 +29,7 @@ from typing import Final
 
 from .errors import CursorAheadError, EvictedError
 
-MIN_SEGMENT_BYTES: Final = 1024
+MIN_SEGMENT_BYTES: Final = 512
 MAX_SEGMENT_BYTES: Final = 16 * 1024
 """A full ring wastes half of this at either end on average; reading a thousand typical
 events joins eight of them, which costs less than the send that follows."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from .agent import Agent, SdkFactory, SessionConfig
 from .conversation import Conversation
-from .errors import BackpressureError, SessionClosed, SessionFailed
+from .errors import BackpressureError, SessionClosed, SessionFailed, Unavailable
 from .event_log import EventLog
 from .lifecycle import State
 from .limits import Deadlines, Limits
@@ -72,6 +72,8 @@ class Session:
         self._last_use_s = clock()
         self._subscribers = 0
         self._talk = Conversation(self.id, config.deltas, self._limits)
+        self._talk.model = config.model
+        self._talk.permission_mode = config.permission_mode
         self._owner = Owner(config, sdk_factory, self._talk, deadlines or Deadlines())
 
     # --- what others may know
@@ -115,6 +117,16 @@ class Session:
     def pending(self) -> list[Request]:
         """The permissions and questions that wait for people."""
         return self._talk.router.requests
+
+    @property
+    def model(self) -> str | None:
+        """The model in use, as far as the agent has told; None is its default."""
+        return self._talk.model
+
+    @property
+    def permission_mode(self) -> str | None:
+        """The permission mode in force, as far as the agent has told."""
+        return self._talk.permission_mode
 
     @property
     def cost_usd(self) -> float:
@@ -206,6 +218,8 @@ class Session:
         if self.failure is not None:
             raise SessionFailed(self.id, self.failure.message)
         agent = self._owner.agent
+        if agent is None and not (self.ended or self._owner.stopping):
+            raise Unavailable(f"session {self.id!r} is still starting")
         if agent is None or self.ended or self._owner.stopping:
             raise SessionClosed(self.id)
         return agent

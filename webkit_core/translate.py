@@ -14,14 +14,12 @@ no event on the wire becomes nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable
-from inspect import isawaitable
 from typing import Any, Final
 
 from .assembly import Assembly
 from .protocol import (
     DEFAULT_DELTAS,
     Emit,
-    Error,
     Event,
     McpStatusChange,
     Notice,
@@ -191,7 +189,7 @@ class Translator:
         return (Notice("rate_limit", dict(message.rate_limit_info.raw)),)
 
     def _unparsed(self, message: Any) -> Iterable[Event]:
-        return (Error("unparsed_message", message.reason),)
+        return (Notice("message_left_out", {"reason": message.reason}),)
 
     def _nothing(self, _message: Any) -> Iterable[Event]:
         return ()
@@ -219,11 +217,9 @@ async def translate_sdk_messages(
 ) -> None:
     """Feed every message through a :class:`Translator` into ``emit(name, data)``.
 
-    For embedders that run the SDK client themselves. ``emit`` may be async.
+    For embedders that run the SDK client themselves.
     """
     translator = Translator(session_id)
     async for message in messages:
         for event in translator.feed(message):
-            emitted = emit(event.EVENT, event)
-            if isawaitable(emitted):
-                await emitted
+            emit(event.EVENT, event)

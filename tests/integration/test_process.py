@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -141,3 +142,27 @@ async def test_idle_session_is_evicted_and_a_stream_keeps_one_warm(
                 live = (await http.get("/healthz")).json()["live_sessions"]
 
     assert live == 1
+
+
+async def test_sigterm_does_not_wait_for_a_client_that_never_reads(
+    model_env: dict[str, str], tmp_path: Path
+) -> None:
+    env = server_env(model_env, AGENT_WEBKIT_BUFFER_BYTES=str(1 << 26))
+    with running_server(env, tmp_path) as server:
+        async with new_http(server.url) as http:
+            session = await new_session(http)
+            host, port = server.url.removeprefix("http://").split(":")
+            request = (
+                f"GET {session.path}/stream HTTP/1.1\r\nHost: {host}\r\n"
+                f"Authorization: Bearer {TOKEN}\r\n\r\n"
+            )
+            with socket.socket() as never_reads:
+                never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                never_reads.connect((host, int(port)))
+                never_reads.sendall(request.encode())
+                async with session.stream() as stream:
+                    # More than the sockets' buffers take.
+                    text = "x" * 10_000 + " "
+                    await session.turn(stream, script([{"say": text, "repeat": 500}]))
+                os.kill(server.pid, signal.SIGTERM)
+                await asyncio.to_thread(server.wait_ended, NO_CHILD_S)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -77,7 +79,7 @@ async def test_create_app_takes_arguments_before_the_environment(
     )
     ended.append(app)
 
-    assert app.settings is settings
+    assert app.settings == settings
     assert await status(app, "mine") == 200
     assert await status(app, "s3cret") == 401
 
@@ -102,6 +104,15 @@ def test_create_app_with_a_wrong_setting_names_it(environ: pytest.MonkeyPatch) -
 
     with pytest.raises(ConfigError, match="AGENT_WEBKIT_KEEPALIVE_S='soon'"):
         create_app(auth=AuthConfig(disabled=True))
+
+
+def test_create_app_with_settings_out_of_range_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match="keepalive_s"):
+        create_app(
+            auth=AuthConfig(disabled=True),
+            settings=Settings(keepalive_s=0),
+            sdk_factory=ScriptedFactory(),
+        )
 
 
 # --- app
@@ -196,6 +207,21 @@ async def test_demo_shows_the_token_that_is_set(
 
     assert await greeting_of(app, capsys) == "s3cret"
     assert await status(app, "s3cret") == 200
+
+
+async def test_demo_ends_with_the_application(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And takes with it what its agents left."""
+    environ.setattr(tempfile, "tempdir", str(tmp_path))
+    environ.setenv(DEMO_VARIABLE, "1")
+    app = create_app()
+    await app.startup()
+    assert len(os.listdir(tmp_path)) == 1
+
+    await app.shutdown()
+
+    assert os.listdir(tmp_path) == []
 
 
 async def test_demo_without_authentication_lets_everybody_in(

@@ -5,10 +5,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
 
+from tests.unit.core.stepping import settle
 from webkit_asgi.drain import SIGNALS, ShutdownSignal
 
 from .driver import PATIENCE_S
@@ -158,6 +160,87 @@ def test_install_needs_a_running_loop(handler: Handler) -> None:
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+async def test_install_after_uninstall_goes_before_the_next_server() -> None:
+    told = asyncio.Event()
+    shutdown = ShutdownSignal(told.set)
+    shutdown.install()
+    shutdown.uninstall()
+    next_server = Handler()
+    signal.signal(signal.SIGTERM, next_server)
+
+    shutdown.install()
+    signal.raise_signal(signal.SIGTERM)
+
+    await soon(told)
+    assert next_server.seen == [(signal.SIGTERM, True)]
+    shutdown.uninstall()
+    assert signal.getsignal(signal.SIGTERM) is next_server
+
+
+# --- insisting
+
+
+async def test_insist_after_a_signal_is_a_second_sigint_to_the_server(
+    handler: Handler,
+) -> None:
+    shutdown = ShutdownSignal(lambda: None)
+    shutdown.install()
+    signal.raise_signal(signal.SIGTERM)
+
+    shutdown.insist()
+
+    assert [number for number, _ in handler.seen] == [signal.SIGTERM, signal.SIGINT]
+    shutdown.uninstall()
+
+
+async def test_insist_without_a_signal_does_nothing(handler: Handler) -> None:
+    """Whoever ended the application did not end the server."""
+    shutdown = ShutdownSignal(lambda: None)
+    shutdown.insist()
+    shutdown.install()
+
+    shutdown.insist()
+
+    assert handler.seen == []
+    shutdown.uninstall()
+
+
+async def test_insist_after_uninstall_does_nothing(handler: Handler) -> None:
+    """The timer that calls it outlives the application in a loop that goes on."""
+    shutdown = ShutdownSignal(lambda: None)
+    shutdown.install()
+    signal.raise_signal(signal.SIGTERM)
+    shutdown.uninstall()
+
+    shutdown.insist()
+
+    assert handler.seen == [(signal.SIGTERM, True)]
+
+
+@pytest.mark.parametrize(
+    "sigint",
+    [signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL],
+    ids=["python's", "ignored", "none"],
+)
+async def test_insist_to_a_server_without_a_handler_of_sigint_does_nothing(
+    handler: Handler, sigint: Any
+) -> None:
+    """Python's own would raise KeyboardInterrupt out of the loop."""
+    signal.signal(signal.SIGINT, sigint)
+    shutdown = ShutdownSignal(lambda: None)
+    shutdown.install()
+    signal.raise_signal(signal.SIGTERM)
+
+    try:
+        shutdown.insist()
+    except KeyboardInterrupt:
+        pytest.fail("interrupted")
+    finally:
+        shutdown.uninstall()
+
+    assert handler.seen == [(signal.SIGTERM, True)]
+
+
 # --- the previous handler always runs
 
 
@@ -179,7 +262,9 @@ def test_signal_after_the_loop_has_ended_still_reaches_the_server(
 async def test_signal_still_reaches_the_server_when_one_of_two_apps_has_ended(
     handler: Handler,
 ) -> None:
-    first, second = ShutdownSignal(lambda: None), ShutdownSignal(lambda: None)
+    told: list[str] = []
+    first = ShutdownSignal(lambda: told.append("first"))
+    second = ShutdownSignal(lambda: told.append("second"))
     first.install()
     second.install()
     first.uninstall()
@@ -190,6 +275,8 @@ async def test_signal_still_reaches_the_server_when_one_of_two_apps_has_ended(
     second.uninstall()
     signal.raise_signal(signal.SIGTERM)
     assert handler.seen == [(signal.SIGTERM, True)] * 2
+    await settle()
+    assert told == ["second"]
 
 
 async def test_signal_reaches_the_server_once_when_installed_twice(

@@ -953,3 +953,22 @@ def test_stream_is_kept_alive_and_given_up_as_the_settings_say() -> None:
             assert 10 + 30 < now_s() - blocked_s < 20 + 2 * 30
 
     run_in_no_time(main())
+
+
+async def test_client_that_leaves_while_its_session_starts_leaves_no_session() -> None:
+    """Nobody knows the id, and the agent would hold its memory until it is evicted."""
+    async with serving() as server:
+        server.factory.gate = asyncio.Event()
+        call = server.call("POST", "/sessions", b"{}").start()
+        await settle()
+        assert len(server.factory.configs) == 1
+
+        call.leave()
+        await call.done()
+        server.factory.gate.set()
+        for session in server.app.registry:
+            await session.wait_ended()
+
+        assert call.sent == []
+        assert server.app.registry.live_count() == 0
+        assert all(agent.disconnected for agent in server.factory.agents)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from tests.unit.core.stepping import settle
 from webkit_asgi.exchange import BodyTooLarge, ClientDisconnected, Exchange
 from webkit_asgi.types import Message
 from webkit_core import InvalidCursor, InvalidInput
+
+from .driver import no_more_tasks_than, running
 
 
 def exchange(
@@ -131,6 +135,100 @@ async def test_body_of_a_client_that_left_is_no_body(before: int) -> None:
 
     with pytest.raises(ClientDisconnected):
         await exchange(messages=[*parts, {"type": "http.disconnect"}]).body(3)
+
+
+# --- work that ends when the client leaves
+
+
+class Client:
+    """Says nothing more until it leaves."""
+
+    def __init__(self) -> None:
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self.exchange = Exchange({"headers": []}, self.inbox.get, self.inbox.put)
+
+    def leave(self) -> None:
+        self.inbox.put_nowait({"type": "http.disconnect"})
+
+
+async def test_unless_left_returns_what_the_work_does() -> None:
+    before = running()
+
+    async def work() -> str:
+        await settle()
+        return "done"
+
+    assert await Client().exchange.unless_left(work()) == "done"
+    assert await no_more_tasks_than(before)
+
+
+async def test_unless_left_raises_what_the_work_does() -> None:
+    async def work() -> None:
+        raise InvalidInput("wrong")
+
+    with pytest.raises(InvalidInput, match="wrong"):
+        await Client().exchange.unless_left(work())
+
+
+async def test_unless_left_cancels_the_work_of_a_client_that_leaves() -> None:
+    client = Client()
+    happened: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            happened.append("cancelled")
+            raise
+
+    waiting = asyncio.ensure_future(client.exchange.unless_left(work()))
+    await settle()
+    client.leave()
+
+    with pytest.raises(ClientDisconnected):
+        await waiting
+    await settle()
+    assert happened == ["cancelled"]
+
+
+async def test_unless_left_goes_on_when_the_client_says_something_else() -> None:
+    client, finish = Client(), asyncio.Event()
+    waiting = asyncio.ensure_future(client.exchange.unless_left(finish.wait()))
+    client.inbox.put_nowait({"type": "http.request"})
+    await settle()
+    assert not waiting.done()
+
+    finish.set()
+
+    assert await waiting
+
+
+async def test_unless_left_hears_that_the_client_leaves_after_something_else() -> None:
+    client = Client()
+    work = asyncio.Event().wait()
+    waiting = asyncio.ensure_future(client.exchange.unless_left(work))
+    client.inbox.put_nowait({"type": "http.request"})
+    await settle()
+
+    client.leave()
+    await settle()
+
+    assert waiting.done()
+    with pytest.raises(ClientDisconnected):
+        await waiting
+
+
+async def test_unless_left_that_is_cancelled_cancels_the_work() -> None:
+    before = running()
+    work = asyncio.Event().wait()
+    waiting = asyncio.ensure_future(Client().exchange.unless_left(work))
+    await settle()
+
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await no_more_tasks_than(before)
 
 
 # --- subscriber and cursor

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import msgspec
 import pytest
@@ -100,6 +101,26 @@ def test_from_env_with_bytes_that_are_no_text_names_the_variable(name: str) -> N
     """``os.environ`` holds them as lone surrogates."""
     with pytest.raises(ConfigError, match=variable(name)):
         Settings.from_env({variable(name): "\udcff"})
+
+
+def test_checked_settings_in_range_are_the_same() -> None:
+    settings = Settings(keepalive_s=1, max_sessions=2, demo=True)
+
+    assert settings.checked() == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in SECONDS for value in (0, -1.0, float("nan"), 1e9)),
+        *((name, value) for name in COUNTS for value in (0, -1, 1.5, "1")),
+        ("demo", 1),
+    ],
+)
+def test_checked_settings_out_of_range_are_named(name: str, value: Any) -> None:
+    """What a program writes is not checked when it is written."""
+    with pytest.raises(ConfigError, match=name):
+        Settings(**{name: value}).checked()
 
 
 def test_from_env_reports_a_variable_nobody_knows(

@@ -53,6 +53,7 @@ from webkit_core.claude import (
     permission_result,
     request_from,
 )
+from webkit_core.errors import ConfigError
 
 
 async def no_tool(_name: str, _input: dict[str, Any], _context: Any) -> Any:
@@ -559,11 +560,10 @@ def test_options_let_the_session_win_over_the_embedder() -> None:
 
 def test_options_keep_what_the_session_stands_on() -> None:
     """A session without its own callback or id would not work at all."""
-    factory = ClaudeFactory(
-        session_id="theirs", can_use_tool=None, include_partial_messages=False
-    )
+    with pytest.raises(ConfigError, match="can_use_tool, session_id"):
+        ClaudeFactory(session_id="theirs", can_use_tool=None, model="fine")
 
-    made = options(SessionConfig(session_id="s-1"), factory)
+    made = options(SessionConfig(session_id="s-1"), ClaudeFactory())
 
     assert made.session_id == "s-1"
     assert made.can_use_tool is no_tool

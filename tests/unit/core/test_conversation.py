@@ -24,13 +24,16 @@ from webkit_core import (
     Request,
     State,
 )
+from webkit_core.claude import UnparsedMessage
 from webkit_core.conversation import Conversation
 from webkit_core.testing import (
     AssistantMessage,
     ResultMessage,
     SystemMessage,
     TextBlock,
+    ToolResultBlock,
     ToolUseBlock,
+    UserMessage,
     streamed_text,
 )
 
@@ -104,7 +107,7 @@ def test_conversation_before_the_agent_is_up_is_starting_and_silent() -> None:
 
     assert (talk.state, talk.log.last_seq) == (State.STARTING, 0)
     assert not talk.ended
-    assert not talk.busy
+    assert talk.busy
 
 
 def test_ready_says_who_we_are_first() -> None:
@@ -289,9 +292,8 @@ def test_message_that_cannot_be_translated_is_left_out_by_name(kind: str) -> Non
 
     talk.receive(named(kind))
 
-    (error,) = of(talk.log, "error")
-    assert error["code"] == "untranslatable_message"
-    assert kind in error["message"]
+    (notice,) = of(talk.log, "notice")
+    assert notice == {"kind": "message_left_out", "details": {"kind": kind}}
     assert state_of(talk) is State.RUNNING
     talk.receive(AssistantMessage([TextBlock("still here")], "msg_2"))
     assert names(talk.log)[-1] == "message_complete"
@@ -445,6 +447,20 @@ async def test_request_already_announced_is_shown_at_once() -> None:
     await settle()
 
     assert "permission_request" in names(talk.log)
+    talk.finish()
+    await task
+
+
+async def test_request_of_a_tool_that_has_finished_waits_for_its_next_use() -> None:
+    """Finished tools are forgotten, else a long session would remember them all."""
+    talk = conversation()
+    talk.receive(TOOL_USE)
+    talk.receive(UserMessage([ToolResultBlock("toolu_1", "done")]))
+
+    task = asked(talk)
+    await settle()
+
+    assert names(talk.log)[-1] == "tool_result"
     talk.finish()
     await task
 
@@ -657,3 +673,25 @@ def test_notices_reach_clients_in_the_order_they_came() -> None:
         "conversation_reset",
         "api_retry",
     ]
+
+
+def test_result_the_sdk_cannot_parse_ends_its_turn_with_an_error() -> None:
+    """Else no further prompt would ever be handed over."""
+    talk = conversation()
+    talk.prompted(PROMPT)
+
+    talk.receive(UnparsedMessage("no duration_ms", "result"))
+
+    (error,) = of(talk.log, "error")
+    assert error == {"code": "unreadable_result", "message": "no duration_ms"}
+    assert state_of(talk) is State.IDLE
+
+
+def test_model_and_mode_are_those_the_agent_tells_of() -> None:
+    talk = conversation()
+
+    talk.receive(SystemMessage("init", {"model": "m-1", "permissionMode": "default"}))
+    assert (talk.model, talk.permission_mode) == ("m-1", "default")
+    talk.receive(SystemMessage("status", {"permissionMode": "plan"}))
+
+    assert (talk.model, talk.permission_mode) == ("m-1", "plan")

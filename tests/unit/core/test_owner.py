@@ -25,7 +25,6 @@ from webkit_core import (
     SetModel,
     State,
     UserMessage,
-    WebkitError,
 )
 from webkit_core.conversation import Conversation
 from webkit_core.owner import Owner
@@ -41,6 +40,10 @@ SOON_S = 0.02
 """A deadline that the test waits for."""
 
 Make = Callable[[CanUseTool], ScriptedAgent]
+
+
+async def no_permission(_name: str, _input: dict[str, Any], _context: Any) -> Any:
+    raise AssertionError
 
 
 class Live:
@@ -535,10 +538,10 @@ async def test_model_refused_is_told_and_the_queue_goes_on() -> None:
     async with asyncio.timeout(5):
         await live.agent.prompted()
 
-    (error,) = of(live.talk.log, "error")
-    assert error == {
-        "code": "agent_refused",
-        "message": "set_model: set_model is refused",
+    (notice,) = of(live.talk.log, "notice")
+    assert notice == {
+        "kind": "refused",
+        "details": {"request": "set_model", "reason": "set_model is refused"},
     }
     live.agent.say("hi")
     await live.shown("result")
@@ -692,6 +695,25 @@ async def test_interrupt_ignored_past_its_deadline_ends_the_agent(
     assert live.count("interrupt") > 1
     assert isinstance(live.agent, Wedged)
     assert live.agent.kills[0] == "before"
+
+
+async def test_interrupt_acknowledged_but_ignored_is_not_called_unanswered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An acknowledgement takes the CLI a moment, also the one after the deadline."""
+
+    class Sluggish(ScriptedAgent):
+        async def interrupt(self) -> None:
+            await super().interrupt()
+            await settle()
+
+    monkeypatch.setattr("webkit_core.owner.INTERRUPT_AGAIN_S", 0.05)
+    live = await Live(Sluggish, interrupt_s=SOON_S).in_turn()
+
+    live.owner.interrupt(live.agent)
+    await live.ended()
+
+    assert live.errors == ["interrupt_ignored"]
 
 
 async def test_interrupt_refused_ends_the_agent() -> None:
@@ -871,7 +893,7 @@ async def test_control_call_under_way_at_the_end_is_answered_at_once() -> None:
     await asyncio.wait({call}, timeout=1)
 
     assert call.done()
-    assert isinstance(call.exception(), WebkitError)
+    assert isinstance(call.exception(), AgentRefused)
 
 
 @pytest.mark.parametrize("call", ["query", "interrupt", "stop_task"])
@@ -1143,6 +1165,24 @@ async def test_agent_without_a_process_ends_in_time(hangs: bool) -> None:
     assert agent.disconnected is not hangs
 
 
+async def test_agent_without_a_process_that_leaves_slowly_is_not_cut_short() -> None:
+    """A bare SDK client takes up to 15 s to leave; cancelled, it leaks its CLI."""
+    agent = Wedged(no_permission)
+
+    async def factory(_config: SessionConfig, _ask: CanUseTool) -> Agent:
+        return cast("Agent", Plain(agent))
+
+    live = await Live(factory=factory, disconnect_s=SOON_S).start()
+    await live.stop()
+    await settle()
+    assert (agent.stage, agent.cancelled) == ("leaving", False)
+
+    agent.dead.set()
+    await settle()
+
+    assert agent.stage == "left"
+
+
 async def test_agent_without_a_process_that_ends_fails_the_session() -> None:
     agent = ScriptedAgent()
 
@@ -1247,3 +1287,28 @@ async def test_factory_of_doubles_serves_an_owner() -> None:
 
     assert live.owner.agent is factory.agents[0]
     await live.stop()
+
+
+async def test_messages_nobody_will_hear_are_counted_before_the_end() -> None:
+    """They were accepted; whoever sent them learns that they are lost."""
+    live = await Live().in_turn()
+    live.say("never said")
+    live.say("nor this")
+
+    live.agent.end(RuntimeError("boom"))
+    await live.ended()
+
+    (notice,) = of(live.talk.log, "notice")
+    assert notice == {"kind": "messages_dropped", "details": {"count": 2}}
+    assert names(live.talk.log)[-1] == "done"
+
+
+async def test_failure_is_logged_with_its_session_and_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    live = await Live().in_turn()
+
+    live.agent.end(RuntimeError("boom"))
+    await live.ended()
+
+    assert f"session {live.talk.id} failed: agent_exited: boom" in caplog.text

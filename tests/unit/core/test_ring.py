@@ -217,7 +217,7 @@ def test_frame_at_gives_one_frame_of_any_segment() -> None:
 
 def test_ring_that_says_little_stays_small() -> None:
     assert FrameRing(1000, 10**7).allocated_bytes == MIN_SEGMENT_BYTES
-    assert ring_of(*[100] * 10).allocated_bytes == MIN_SEGMENT_BYTES
+    assert ring_of(*[100] * 5).allocated_bytes == MIN_SEGMENT_BYTES
 
 
 def test_segments_double_up_to_their_limit() -> None:
@@ -229,8 +229,8 @@ def test_segments_double_up_to_their_limit() -> None:
             seen.append(ring.allocated_bytes)
 
     sizes = [after - before for before, after in itertools.pairwise([0, *seen])]
-    assert sizes[:7] == [KIB * size for size in (1, 2, 4, 8, 16, 16, 16)]
-    assert set(sizes[7:]) == {16 * KIB}
+    assert sizes[:6] == [MIN_SEGMENT_BYTES << doubled for doubled in range(6)]
+    assert set(sizes[5:]) == {MAX_SEGMENT_BYTES}
 
 
 def test_segment_behind_a_large_frame_has_the_ordinary_size() -> None:

@@ -29,6 +29,7 @@ from webkit_core import (
     SetPermissionMode,
     State,
     StopTask,
+    Unavailable,
     UserMessage,
 )
 from webkit_core.testing import (
@@ -324,7 +325,7 @@ async def test_input_while_the_session_closes_is_refused() -> None:
 
 
 async def test_input_before_the_start_is_refused() -> None:
-    with pytest.raises(SessionClosed):
+    with pytest.raises(Unavailable, match="still starting"):
         await Live().session.submit(UserMessage("too early"))
 
 
