@@ -49,6 +49,7 @@ class ShutdownSignal:
     def uninstall(self) -> None:
         """Put the server's handlers back where ours still stand. Idempotent."""
         self._loop = None
+        self._heard = False
         for number, previous in tuple(self._previous.items()):
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, previous)
@@ -57,10 +58,13 @@ class ShutdownSignal:
     def insist(self) -> None:
         """Ask the server to go without waiting for anybody, if a signal ended it.
 
-        A second SIGINT is how a person does that.
+        A second SIGINT is how a person does that. Nothing happens once uninstalled, or
+        where the server has no handler of its own for it.
         """
-        if self._heard:
-            self._previous[signal.SIGINT](signal.SIGINT, None)
+        handler = self._previous.get(signal.SIGINT, signal.default_int_handler)
+        installed = self._loop is not None
+        if installed and self._heard and handler is not signal.default_int_handler:
+            handler(signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._heard = True

@@ -104,15 +104,19 @@ class Exchange:
             ClientDisconnected: the client left; ``work`` is cancelled.
         """
         doing = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self.receive())
+        leaving = asyncio.ensure_future(self._left())
         try:
             await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done() and leaving.result()["type"] == "http.disconnect":
+            if not doing.done():
                 raise ClientDisconnected
             return await doing
         finally:
             doing.cancel()
             leaving.cancel()
+
+    async def _left(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
     def subscriber_id(self) -> str | None:
         """Return the client's ``X-Subscriber-Id``.

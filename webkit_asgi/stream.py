@@ -132,6 +132,7 @@ class EventStream:
                         )
                         self._sending = False
                         self._sends += 1
+                        self._ping_due = False
                         self._cursor = cursor
                     elif self._ping_due:
                         self._ping_due = False
@@ -174,10 +175,12 @@ class EventStream:
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to leave."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._subscriber.wake()
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            self._gone = True
+            self._subscriber.wake()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that a quiet stream is kept alive and a blocked one given up."""
