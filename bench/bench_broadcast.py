@@ -27,7 +27,9 @@ WAITERS = [1, 10, 100, 1000]
 
 
 class Wakes(Protocol):
-    async def wait(self) -> None: ...
+    def waiter(self) -> Callable[[], Awaitable[None]]:
+        """Return what one task calls again and again to wait."""
+
     async def publish(self) -> None: ...
 
 
@@ -37,8 +39,8 @@ class Ours:
     def __init__(self, interval_s: float = 0.0) -> None:
         self.broadcast = Broadcast(interval_s)
 
-    async def wait(self) -> None:
-        await self.broadcast.wait()
+    def waiter(self) -> Callable[[], Awaitable[None]]:
+        return self.broadcast.subscriber().arm
 
     async def publish(self) -> None:
         self.broadcast.publish()
@@ -49,6 +51,9 @@ class Conditions:
 
     def __init__(self) -> None:
         self.condition = asyncio.Condition()
+
+    def waiter(self) -> Callable[[], Awaitable[None]]:
+        return self.wait
 
     async def wait(self) -> None:
         async with self.condition:
@@ -65,6 +70,9 @@ class SharedFuture:
     def __init__(self) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def waiter(self) -> Callable[[], Awaitable[None]]:
+        return self.wait
+
     async def wait(self) -> None:
         await asyncio.shield(self.future)
 
@@ -79,6 +87,9 @@ class SwappedEvent:
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+
+    def waiter(self) -> Callable[[], Awaitable[None]]:
+        return self.wait
 
     async def wait(self) -> None:
         await self.event.wait()
@@ -102,8 +113,9 @@ def loop_with(
     wakes = loop.run_until_complete(set_up())
 
     async def wait_for_ever() -> None:
+        wait = wakes.waiter()
         while True:
-            await wakes.wait()
+            await wait()
             woken[0] += 1
 
     tasks = [loop.create_task(wait_for_ever()) for _ in range(waiters)]

@@ -107,7 +107,12 @@ class EventStream:
             # Ours, unless somebody else has cancelled the request too.
             if not self._stuck or self._task is None or self._task.uncancel() > 0:
                 raise
-            logger.warning("a subscriber took nothing for too long and is given up")
+            logger.warning(
+                "session %s: a subscriber took nothing for %g s and is given up",
+                self._session.id,
+                self._send_timeout_s,
+            )
+            await _abort(exchange.send)
 
     async def _stream(self, exchange: Exchange) -> None:
         loop = asyncio.get_running_loop()
@@ -200,6 +205,18 @@ class EventStream:
             self._task.cancel()
             return
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
+
+
+async def _abort(send: Send) -> None:
+    """Drop the connection of a client that does not read, where the server lets us.
+
+    ASGI has no word for it, and a graceful close waits for the client for ever. Under
+    uvicorn, ``send`` is a method of what owns the transport.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None and hasattr(transport, "abort"):
+        transport.abort()
+        await asyncio.sleep(0)  # the server hears of it before we return
 
 
 def _eviction(error: EvictedError) -> bytes:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ from msgspec import Struct
 from .agent import CanUseTool, SessionConfig
 from .errors import AgentError, AgentStartError, ConfigError
 from .permissions import Decision, Deny, PermissionRouter, Request
+from .process import describe_exit, kill_tree, terminate
 from .protocol import Emit, PermissionMode
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """Longest line of the CLI's output. Past it the SDK's reader dies while the process
 lives on, so it is far above what a tool result or an echoed image can be."""
+
+TERMINATE_AFTER_S: Final = 1.0
+"""An idle CLI ends 0.04 s after its input (measured)."""
 
 MAX_STDERR_LINES: Final = 40
 MAX_STDERR_LINE_CHARS: Final = 500
@@ -128,15 +131,24 @@ class ClaudeAgent:
         await self._client.stop_task(task_id)
 
     async def disconnect(self) -> None:
-        """End the CLI by ending its input; the SDK sends SIGTERM after 5 s."""
-        await self._client.disconnect()
+        """End the CLI: end its input, and ask it to end when that does not do.
+
+        It ends what it has started only when it is asked to: commands in the
+        background outlive the end of its input, and then so does it. The SDK asks
+        after 5 s.
+        """
+        leaving = asyncio.ensure_future(self._client.disconnect())
+        await asyncio.wait({leaving}, timeout=TERMINATE_AFTER_S)
+        if not leaving.done() and self._pid is not None:
+            terminate(self._pid)
+        await asyncio.shield(leaving)
 
     def kill(self) -> None:
-        """Kill the CLI by the pid remembered at its start."""
+        """Kill the CLI, by the pid remembered at its start, and what it started."""
         if self._pid is not None and _pid_of(self._client) == self._pid:
             # The SDK drops its process when it has reaped it: then the pid may
             # already be somebody else's.
-            _kill(self._pid)
+            kill_tree(self._pid)
 
     def last_words(self) -> str:
         """Return the last lines of the CLI's standard error."""
@@ -149,13 +161,6 @@ def _pid_of(client: ClaudeSDKClient) -> int | None:
     if process is None or process.returncode is not None:
         return None
     return int(process.pid)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 async def _as_written(
@@ -246,21 +251,6 @@ def _why(error: Exception, stderr: deque[str]) -> str:
     reason = str(error) if exit_code is None else describe_exit(exit_code)
     said = "\n".join(stderr)
     return f"{reason}; it said: {said}" if said else reason
-
-
-def describe_exit(exit_code: int | None) -> str:
-    """Say in words how the CLI ended."""
-    if exit_code is None:
-        return "the agent's process ended"
-    number = -exit_code if exit_code < 0 else exit_code - 128
-    if exit_code < 0 or number in (signal.SIGKILL, signal.SIGTERM):
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
-        why = ": out of memory, or by hand" if number == signal.SIGKILL else ""
-        return f"the agent's process was killed ({name}{why})"
-    return f"the agent's process exited with code {exit_code}"
 
 
 # --- permissions --------------------------------------------------------------------

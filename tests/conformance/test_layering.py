@@ -29,6 +29,7 @@ ORDER: Final = (
     "permissions",
     "conversation",
     "telemetry",
+    "process",
     # the agent and its sessions
     "claude",
     "owner",

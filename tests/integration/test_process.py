@@ -166,3 +166,34 @@ async def test_sigterm_does_not_wait_for_a_client_that_never_reads(
                     await session.turn(stream, script([{"say": text, "repeat": 500}]))
                 os.kill(server.pid, signal.SIGTERM)
                 await asyncio.to_thread(server.wait_ended, NO_CHILD_S)
+
+
+@pytest.mark.parametrize("background", [True, False], ids=["background", "running"])
+async def test_delete_ends_what_the_agent_has_started(
+    model_env: dict[str, str], tmp_path: Path, background: bool
+) -> None:
+    """The end of its input alone would leave a command in the background behind."""
+    tool = {
+        "tool": "Bash",
+        "input": {"command": "touch up; sleep 601", "run_in_background": background},
+    }
+    with running_server(server_env(model_env), tmp_path) as server:
+        async with new_http(server.url) as http:
+            session = await new_session(http)
+            async with session.stream() as stream:
+                await session.say(script([tool], [{"say": "it runs"}]))
+                request = await stream.until("permission_request")
+                await session.answer(request.data["correlation_id"], "allow")
+                async with asyncio.timeout(30):
+                    while not (
+                        sleeping := [
+                            process
+                            for process in server.descendants()
+                            if process.name() == "sleep"
+                        ]
+                    ):
+                        await session.info()
+            await http.delete(session.path)
+
+    _, alive = psutil.wait_procs(sleeping, timeout=5)
+    assert not alive

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from webkit_asgi.scripted_model import script
 
 from .client import SessionClient, new_http, new_session
-from .server import running_server, server_env
+from .server import TOKEN, running_server, server_env
 
 
 async def test_two_subscribers_see_the_same_bytes(session: SessionClient) -> None:
@@ -209,3 +211,39 @@ async def test_no_cursor_starts_from_the_beginning(
         async for chunk in response.aiter_raw():
             if b"id: 1\n" in chunk:
                 break
+
+
+async def test_client_that_never_reads_is_dropped_and_its_socket_with_it(
+    model_env: dict[str, str], tmp_path: Path
+) -> None:
+    env = server_env(
+        model_env,
+        AGENT_WEBKIT_SEND_TIMEOUT_S="0.5",
+        AGENT_WEBKIT_BUFFER_BYTES=str(1 << 26),
+    )
+    with running_server(env, tmp_path) as server:
+        async with new_http(server.url) as http:
+            session = await new_session(http)
+            host, port = server.url.removeprefix("http://").split(":")
+            request = (
+                f"GET {session.path}/stream HTTP/1.1\r\nHost: {host}\r\n"
+                f"Authorization: Bearer {TOKEN}\r\n\r\n"
+            )
+            with socket.socket() as never_reads:
+                never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                never_reads.connect((host, int(port)))
+                never_reads.sendall(request.encode())
+                text = "x" * 10_000 + " "
+                await session.say(script([{"say": text, "repeat": 500}]))
+                async with asyncio.timeout(30):
+                    while (await session.info())["subscribers"] == 0:
+                        pass
+                    while (await session.info())["subscribers"] > 0:
+                        pass
+                ours = never_reads.getsockname()
+                seen = psutil.Process(server.pid).net_connections("tcp")
+                assert ours not in [tuple(connection.raddr) for connection in seen]
+                healthy = await http.get("/healthz")
+
+    assert healthy.status_code == 200
+    assert "completing response" not in server.output

@@ -49,11 +49,11 @@ from webkit_core.claude import (
     MAX_UNPARSED,
     ClaudeAgent,
     UnparsedMessage,
-    describe_exit,
     permission_result,
     request_from,
 )
 from webkit_core.errors import ConfigError
+from webkit_core.process import describe_exit
 
 
 async def no_tool(_name: str, _input: dict[str, Any], _context: Any) -> Any:
