@@ -175,7 +175,8 @@ def report(figures: Figures, load: Load, found: Found) -> None:
     sdk_us, ours_us = python_share_us()
     rest_us = figures.server_us - sdk_us - ours_us
     found(
-        "CPU per word, µs: CLI · SDK · ours · loop, pipe and two sockets",
+        f"CPU per word, µs (turns of {load.words}, their start included):"
+        " CLI · SDK · ours · loop, pipe and two sockets",
         f"{figures.cli_us:.0f} · {sdk_us:.0f} · {ours_us:.1f} · {rest_us:.0f}",
     )
     found("advised MAX_SESSIONS for this host", advice(figures, load))

@@ -99,13 +99,16 @@ class Ours:
         settings = Settings(max_sessions=100_000)
         self.app = Application(AuthConfig(disabled=True), settings, self.factory, None)
         self.made: dict[int, Session] = {}
+        self.delta = text_delta("")
 
     def sessions(self) -> list[int]:
         return sorted(self.made)
 
     def publish(self, session: int, now_ns: int) -> None:
-        # As the pump does with what the SDK hands it; the SDK's share is not ours.
-        self.made[session]._talk.receive(text_delta(f" {now_ns}"))
+        # As the pump does with what the SDK hands it; the SDK's share is not ours, so
+        # the message is ready-made too, but for its words.
+        self.delta.event["delta"]["text"] = f" {now_ns}"
+        self.made[session]._talk.receive(self.delta)
 
     async def make(self, number: int) -> Session:
         if number not in self.made:

@@ -101,30 +101,21 @@ class EventStream:
 
     async def answer(self, exchange: Exchange) -> None:
         """Send the stream until the log ends, the client leaves or falls behind."""
-        try:
-            await self._stream(exchange)
-        except asyncio.CancelledError:
-            # Ours, unless somebody else has cancelled the request too.
-            if not self._stuck or self._task is None or self._task.uncancel() > 0:
-                raise
-            logger.warning(
-                "session %s: a subscriber took nothing for %g s and is given up",
-                self._session.id,
-                self._send_timeout_s,
-            )
-            await _abort(exchange.send)
-
-    async def _stream(self, exchange: Exchange) -> None:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         watcher = loop.create_task(self._watch(exchange.receive))
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
         send, read, log = exchange.send, self._session.log.read, self._session.log
+        arm = self._subscriber.arm
         try:
             with self._session.attached():
                 await self._begin(send)
                 while not self._gone:
-                    data, cursor = read(self._cursor)
+                    try:
+                        data, cursor = read(self._cursor)
+                    except EvictedError as error:
+                        await self._send(send, _eviction(error))
+                        break
                     if data:
                         # Once per event and subscriber: no coroutine in between.
                         self._sending = True
@@ -135,9 +126,8 @@ class EventStream:
                                 "more_body": True,
                             }
                         )
-                        self._sending = False
+                        self._sending = self._ping_due = False
                         self._sends += 1
-                        self._ping_due = False
                         self._cursor = cursor
                     elif self._ping_due:
                         self._ping_due = False
@@ -145,11 +135,12 @@ class EventStream:
                     elif log.closed:
                         break
                     else:
-                        await self._subscriber.arm()
+                        await arm()
             await self._end(send)
-        except EvictedError as error:
-            await self._send(send, _eviction(error))
-            await self._end(send)
+        except asyncio.CancelledError:
+            if not self._is_given_up():
+                raise
+            await _abort(send)
         finally:
             self._timer.cancel()
             self._subscriber.disarm()
@@ -177,6 +168,17 @@ class EventStream:
     async def _end(self, send: Send) -> None:
         if not self._gone:
             await self._send(send, b"", more=False)
+
+    def _is_given_up(self) -> bool:
+        """Return whether it was we who cancelled the request, and nobody else."""
+        if not self._stuck or self._task is None or self._task.uncancel() > 0:
+            return False
+        logger.warning(
+            "session %s: a subscriber took nothing for %g s and is given up",
+            self._session.id,
+            self._send_timeout_s,
+        )
+        return True
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to leave."""

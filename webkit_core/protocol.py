@@ -249,13 +249,13 @@ class SessionReady(Event):
     protocol_version: str
 
 
-class TextDelta(Struct, tag="text"):
+class TextDelta(Struct, tag="text", gc=False):
     """A piece of a text block."""
 
     text: str
 
 
-class InputJsonDelta(Struct, tag="input_json_delta"):
+class InputJsonDelta(Struct, tag="input_json_delta", gc=False):
     """A piece of a tool's input, as JSON text."""
 
     tool_use_id: str
@@ -263,14 +263,17 @@ class InputJsonDelta(Struct, tag="input_json_delta"):
     partial_json: str
 
 
-class ThinkingDelta(Struct, tag="thinking"):
+class ThinkingDelta(Struct, tag="thinking", gc=False):
     """A piece of a thinking block."""
 
     thinking: str
 
 
-class MessageDelta(Event):
-    """A piece of the message that is being written."""
+class MessageDelta(Event, gc=False):
+    """A piece of the message that is being written.
+
+    Most events are one: the garbage collector need not look at what holds no cycle.
+    """
 
     EVENT = "message_delta"
     message_id: str

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.readme.blocks import BLOCKS
 from webkit_asgi.scripted_model import script
 
 from .server import TOKEN, ServerProcess
@@ -140,3 +141,22 @@ def test_cursor_from_the_future_is_412(seen: dict[str, Any]) -> None:
 
 def test_close_ends_other_streams_with_done(seen: dict[str, Any]) -> None:
     assert seen["last"] == "done"
+
+
+def test_readme_example_prints_the_answer(
+    package_dir: Path, server: ServerProcess
+) -> None:
+    (example,) = (block.code for block in BLOCKS if block.language == "js")
+    program = example.replace("http://127.0.0.1:8000", server.url)
+    (package_dir / "example.mjs").write_text(f"const token = '{TOKEN}';\n{program}")
+
+    done = subprocess.run(
+        ["node", "example.mjs"],
+        cwd=package_dir,
+        capture_output=True,
+        text=True,
+        timeout=NODE_S,
+        check=True,
+    )
+
+    assert done.stdout == "You said: hello"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from webkit_asgi.auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
 from webkit_asgi.responses import STATUS_BY_ERROR
 from webkit_asgi.routes import ROUTES
 from webkit_asgi.settings import PREFIX, Settings
-from webkit_core import protocol
+from webkit_core import Inbound, decode_inbound, protocol
 
-from .blocks import README, table_rows
+from .blocks import BLOCKS, README, table_rows
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -64,3 +65,13 @@ def test_map_has_every_module() -> None:
             if path.stem not in ("__init__", "types")
         }
         assert modules <= listed, modules - listed
+
+
+def test_input_examples_are_inputs_of_every_type() -> None:
+    (block,) = (block for block in BLOCKS if block.language == "json")
+    decoded = [
+        decode_inbound(line.replace("…", "aGVsbG8=").encode())
+        for line in block.code.splitlines()
+    ]
+
+    assert {type(message) for message in decoded} == set(get_args(Inbound))
