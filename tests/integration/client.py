@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -156,6 +157,21 @@ class SessionClient:
         before = stream.last_id
         await self.say(content)
         return await stream.until("result", after=before)
+
+
+@contextmanager
+def never_reading(url: str, session: SessionClient) -> Iterator[socket.socket]:
+    """Open a stream and read nothing of it, with as little buffer as can be had."""
+    host, port = url.removeprefix("http://").split(":")
+    request = (
+        f"GET {session.path}/stream HTTP/1.1\r\nHost: {host}\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(request.encode())
+        yield connection
 
 
 def new_http(url: str, token: str | None = TOKEN) -> httpx.AsyncClient:

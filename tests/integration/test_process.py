@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from webkit_asgi.scripted_model import script
 
-from .client import new_http, new_session
+from .client import never_reading, new_http, new_session
 from .server import TOKEN, ServerProcess, running_server, server_env, start_server
 
 NO_CHILD_S = 10.0
@@ -151,15 +150,7 @@ async def test_sigterm_does_not_wait_for_a_client_that_never_reads(
     with running_server(env, tmp_path) as server:
         async with new_http(server.url) as http:
             session = await new_session(http)
-            host, port = server.url.removeprefix("http://").split(":")
-            request = (
-                f"GET {session.path}/stream HTTP/1.1\r\nHost: {host}\r\n"
-                f"Authorization: Bearer {TOKEN}\r\n\r\n"
-            )
-            with socket.socket() as never_reads:
-                never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                never_reads.connect((host, int(port)))
-                never_reads.sendall(request.encode())
+            with never_reading(server.url, session):
                 async with session.stream() as stream:
                     # More than the sockets' buffers take.
                     text = "x" * 10_000 + " "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import httpx
@@ -12,8 +11,8 @@ import pytest
 
 from webkit_asgi.scripted_model import script
 
-from .client import SessionClient, new_http, new_session
-from .server import TOKEN, running_server, server_env
+from .client import SessionClient, never_reading, new_http, new_session
+from .server import running_server, server_env
 
 
 async def test_two_subscribers_see_the_same_bytes(session: SessionClient) -> None:
@@ -224,15 +223,7 @@ async def test_client_that_never_reads_is_dropped_and_its_socket_with_it(
     with running_server(env, tmp_path) as server:
         async with new_http(server.url) as http:
             session = await new_session(http)
-            host, port = server.url.removeprefix("http://").split(":")
-            request = (
-                f"GET {session.path}/stream HTTP/1.1\r\nHost: {host}\r\n"
-                f"Authorization: Bearer {TOKEN}\r\n\r\n"
-            )
-            with socket.socket() as never_reads:
-                never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                never_reads.connect((host, int(port)))
-                never_reads.sendall(request.encode())
+            with never_reading(server.url, session) as connection:
                 text = "x" * 10_000 + " "
                 await session.say(script([{"say": text, "repeat": 500}]))
                 async with asyncio.timeout(30):
@@ -240,7 +231,7 @@ async def test_client_that_never_reads_is_dropped_and_its_socket_with_it(
                         pass
                     while (await session.info())["subscribers"] > 0:
                         pass
-                ours = never_reads.getsockname()
+                ours = connection.getsockname()
                 seen = psutil.Process(server.pid).net_connections("tcp")
                 assert ours not in [tuple(connection.raddr) for connection in seen]
                 healthy = await http.get("/healthz")
