@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from .agent import Agent, CanUseTool, Killable, SdkFactory, SessionConfig
 from .broadcast import Broadcast, Subscriber
-from .claude import ClaudeFactory, build_can_use_tool, import_sdk
+from .claude import ClaudeFactory, import_sdk
+from .claude_permissions import build_can_use_tool
 from .codec import decode_create, decode_inbound, encode_payload
 from .errors import (
     AgentError,
@@ -31,13 +32,16 @@ from .errors import (
     Refused,
     SessionClosed,
     SessionExists,
+    SessionExpired,
     SessionFailed,
     SessionNotFound,
+    StartQueueTimeout,
     Unavailable,
     UnknownType,
     WebkitError,
 )
-from .event_log import EventLog, LoggedEvent
+from .event_log import EventLog, LoggedEvent, Sample
+from .gauges import Traffic
 from .lifecycle import State
 from .limits import Deadlines, Limits
 from .permissions import Allow, Decision, Deny, PermissionRouter, Request
@@ -57,6 +61,7 @@ from .protocol import (
 )
 from .registry import SessionRegistry
 from .session import Session
+from .telemetry import Telemetry, telemetry_for
 from .translate import Translator, translate_sdk_messages
 
 __all__ = (
@@ -100,19 +105,24 @@ __all__ = (
     "QuestionResponse",
     "Refused",
     "Request",
+    "Sample",
     "SdkFactory",
     "Session",
     "SessionClosed",
     "SessionConfig",
     "SessionExists",
+    "SessionExpired",
     "SessionFailed",
     "SessionNotFound",
     "SessionRegistry",
     "SetModel",
     "SetPermissionMode",
+    "StartQueueTimeout",
     "State",
     "StopTask",
     "Subscriber",
+    "Telemetry",
+    "Traffic",
     "Translator",
     "Unavailable",
     "UnknownType",
@@ -123,5 +133,6 @@ __all__ = (
     "decode_inbound",
     "encode_payload",
     "import_sdk",
+    "telemetry_for",
     "translate_sdk_messages",
 )

@@ -1,7 +1,8 @@
-"""The Claude Agent SDK: options, the default factory, the permission callback.
+"""The Claude Agent SDK: options, the default factory, the connected agent.
 
-The one importer of ``claude_agent_sdk``, and only inside functions: importing it takes
-most of a second, and an embedder with an agent of its own never needs it.
+With :mod:`.claude_permissions` the one importer of ``claude_agent_sdk``, and only
+inside functions: importing it takes most of a second, and an embedder with an agent of
+its own never needs it.
 
 Rules: what the SDK does surprisingly is put right here, so that the session sees an
 agent that behaves: a message it cannot parse is a message, not the end of the stream;
@@ -16,20 +17,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from .agent import CanUseTool, SessionConfig
 from .errors import AgentError, AgentStartError, ConfigError
-from .permissions import Decision, Deny, PermissionRouter, Request
 from .process import describe_exit, kill_tree, terminate
-from .protocol import Emit, PermissionMode
+from .protocol import PermissionMode
 
 if TYPE_CHECKING:
     from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
-    from claude_agent_sdk.types import PermissionResult, ToolPermissionContext
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """Longest line of the CLI's output. Past it the SDK's reader dies while the process
@@ -55,8 +54,6 @@ _RESERVED_OPTIONS: Final = frozenset(
     }
 )
 """Options that sessions depend on; ``env`` is an argument of its own."""
-
-AskDecision = Callable[[Request], Awaitable[Decision]]
 
 
 class UnparsedMessage(Struct, frozen=True):
@@ -219,6 +216,28 @@ class ClaudeFactory:
             raise AgentStartError(_why(error, stderr)) from error
         return ClaudeAgent(client, stderr)
 
+    async def check(self) -> None:
+        """Check that there is a CLI to start.
+
+        Raises:
+            AgentStartError: there is none; the text says how to install it.
+        """
+        await asyncio.to_thread(self._find_cli)
+
+    def _find_cli(self) -> None:
+        from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKError
+        from claude_agent_sdk._internal.transport.subprocess_cli import (
+            SubprocessCLITransport,
+        )
+
+        given = self._options.get("cli_path")
+        try:
+            path = given or SubprocessCLITransport("", ClaudeAgentOptions())._find_cli()
+        except ClaudeSDKError as error:
+            raise AgentStartError(str(error)) from error
+        if not os.access(path, os.X_OK):
+            raise AgentStartError(f"the Claude Code CLI {path} cannot be executed")
+
     def options(
         self, config: SessionConfig, can_use_tool: CanUseTool, stderr: deque[str]
     ) -> ClaudeAgentOptions:
@@ -251,88 +270,6 @@ def _why(error: Exception, stderr: deque[str]) -> str:
     reason = str(error) if exit_code is None else describe_exit(exit_code)
     said = "\n".join(stderr)
     return f"{reason}; it said: {said}" if said else reason
-
-
-# --- permissions --------------------------------------------------------------------
-
-
-def request_from(
-    tool_name: str, tool_input: dict[str, Any], context: ToolPermissionContext
-) -> Request:
-    """Return the request that one ``can_use_tool`` call makes."""
-    details: dict[str, Any] = {
-        name: value
-        for name in (
-            "tool_use_id",
-            "agent_id",
-            "blocked_path",
-            "decision_reason",
-            "title",
-            "display_name",
-            "description",
-        )
-        if (value := getattr(context, name, None)) is not None
-    }
-    suggestions = [
-        suggestion
-        for update in context.suggestions
-        if (suggestion := _suggestion(update)) is not None
-    ]
-    if suggestions:
-        details["suggestions"] = suggestions
-    return Request(str(context.tool_use_id), tool_name, tool_input, details)
-
-
-def _suggestion(update: Any) -> dict[str, Any] | None:
-    """Return a suggested permission update as JSON, aimed at the session.
-
-    The CLI often suggests ``localSettings``: a file in the working directory that
-    would then hold for every session there. None for one that the SDK cannot write.
-    """
-    try:
-        return {**update.to_dict(), "destination": "session"}
-    except ValueError:
-        return None
-
-
-def permission_result(decision: Decision) -> PermissionResult:
-    """Return a decision as the SDK wants it."""
-    from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
-    from claude_agent_sdk.types import PermissionUpdate
-
-    if isinstance(decision, Deny):
-        return PermissionResultDeny(
-            message=decision.message or "The user said no.",
-            interrupt=decision.interrupt,
-        )
-    updates = decision.updated_permissions
-    return PermissionResultAllow(
-        updated_input=decision.updated_input,
-        updated_permissions=None
-        if updates is None
-        else [PermissionUpdate.from_dict(update) for update in updates],
-    )
-
-
-def can_use_tool_for(ask: AskDecision) -> CanUseTool:
-    """Return the SDK's permission callback around ``ask``."""
-
-    async def can_use_tool(
-        tool_name: str, tool_input: dict[str, Any], context: Any
-    ) -> PermissionResult:
-        return permission_result(
-            await ask(request_from(tool_name, tool_input, context))
-        )
-
-    return can_use_tool
-
-
-def build_can_use_tool(emit: Emit, router: PermissionRouter) -> CanUseTool:
-    """Return a ``can_use_tool`` that asks through ``router`` and shows by ``emit``.
-
-    For embedders that run the SDK client themselves.
-    """
-    return can_use_tool_for(lambda request: router.ask(request, emit))
 
 
 async def import_sdk() -> None:

@@ -18,6 +18,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from opentelemetry.context import Context
+
 from .broadcast import Broadcast
 from .errors import LogClosed
 from .event_log import EventLog
@@ -29,6 +31,7 @@ from .protocol import (
     Done,
     Error,
     Event,
+    MessageDelta,
     Notice,
     SessionReady,
     SessionState,
@@ -36,6 +39,8 @@ from .protocol import (
     ToolResult,
     ToolUse,
 )
+from .telemetry import Telemetry, telemetry_for
+from .tracing import SessionTrace
 from .translate import TASK_ENDED, Translator
 
 logger = logging.getLogger(__name__)
@@ -51,13 +56,18 @@ class Conversation:
         session_id: the wire session's id.
         deltas: which deltas the stream carries.
         limits: what the log may hold.
+        telemetry: where turns and permissions are counted and traced.
     """
 
     __slots__ = (
         "_announced",
         "_background",
         "_lifecycle",
+        "_noted",
+        "_outcome",
+        "_prompt_context",
         "_prompt_uuid",
+        "_trace",
         "_translator",
         "changed",
         "failure",
@@ -69,13 +79,18 @@ class Conversation:
     )
 
     def __init__(
-        self, session_id: str, deltas: Collection[str], limits: Limits
+        self,
+        session_id: str,
+        deltas: Collection[str],
+        limits: Limits,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.id = session_id
         self.log = EventLog(
             limits.buffer_events, limits.buffer_bytes, limits.wake_interval_s
         )
-        self.router = PermissionRouter(self._asks_changed)
+        self._trace = SessionTrace(telemetry or telemetry_for(), session_id, self.log)
+        self.router = PermissionRouter(self._asks_changed, self._trace)
         self.failure: Error | None = None
         self.model: str | None = None
         self.permission_mode: str | None = None
@@ -85,6 +100,9 @@ class Conversation:
             session_id, deltas=deltas, on_unknown=self._log_unknown
         )
         self._prompt_uuid: str | None = None
+        self._prompt_context: Context | None = None
+        self._outcome = ""
+        self._noted = _NOTED
         self._announced: set[str] = set()
         self._background: set[str] = set()
 
@@ -122,6 +140,16 @@ class Conversation:
         """What the session has cost so far."""
         return self._translator.session_cost_usd
 
+    @property
+    def extra(self) -> dict[str, str]:
+        """What every log line about this session carries."""
+        return {"session_id": self.id}
+
+    @property
+    def ask_ages_s(self) -> list[float]:
+        """How long each open request has waited, in seconds."""
+        return self._trace.ask_ages_s
+
     # --- what happens to it
 
     def ready(self) -> None:
@@ -130,9 +158,15 @@ class Conversation:
         self.emit(SessionReady(self.id, PROTOCOL_VERSION))
         self.changed.publish()
 
-    def prompted(self, prompt_uuid: str) -> None:
-        """Take note that a prompt is being handed over."""
+    def prompted(self, prompt_uuid: str, context: Context | None = None) -> None:
+        """Take note that a prompt is being handed over.
+
+        Args:
+            prompt_uuid: comes back with the turn's result.
+            context: what the turn's span hangs below.
+        """
         self._prompt_uuid = prompt_uuid
+        self._prompt_context = context
         self._step(Input.PROMPTED)
 
     def interrupted(self) -> bool:
@@ -143,8 +177,11 @@ class Conversation:
     def fail(self, code: str, reason: str) -> None:
         """Give the agent up: one ``error``, once."""
         if self.failure is None and not self.ended:
-            logger.warning("session %s failed: %s: %s", self.id, code, reason)
+            logger.warning(
+                "session %s failed: %s: %s", self.id, code, reason, extra=self.extra
+            )
             self.failure = Error(code, reason)
+            self._outcome = code
             self.emit(self.failure)
             self._step(Input.FAILED)
 
@@ -162,6 +199,7 @@ class Conversation:
         if dropped and not self.log.closed:
             self.emit(Notice("messages_dropped", {"count": dropped}))
         if self.turn_runs:
+            self._outcome = "turn_aborted"
             self.emit(Error("turn_aborted", "the session was closed in mid-turn"))
         self._step(Input.CLOSED)
         if not self.log.closed:
@@ -174,11 +212,13 @@ class Conversation:
         try:
             for event in self._translator.feed(message):
                 self._append(event.EVENT, event)
-                if type(event) in _NOTED:
+                if type(event) in self._noted:
                     self._note(event)
         except Exception:
             # One odd message must not end the session.
-            logger.exception("session %s: cannot translate a %s", self.id, kind)
+            logger.exception(
+                "session %s: cannot translate a %s", self.id, kind, extra=self.extra
+            )
             if kind == "ResultMessage":
                 self.emit(Error("unreadable_result", "the turn's result is odd"))
             else:
@@ -200,6 +240,9 @@ class Conversation:
 
     def _note(self, event: Event) -> None:
         match event:
+            case MessageDelta():
+                self._noted = _NOTED
+                self._trace.first_token()
             case ToolUse():
                 self._announced.add(event.tool_use_id)
                 self.changed.publish()
@@ -227,6 +270,9 @@ class Conversation:
         ):
             return
         self._prompt_uuid = None
+        subtype = str(getattr(result, "subtype", "unreadable"))
+        stopped = self.state is State.INTERRUPTING and subtype != "success"
+        self._outcome = "interrupted" if stopped else subtype
         self._step(Input.TURN_ENDED)
         if len(self.router):
             self._step(Input.ASKED)
@@ -270,7 +316,15 @@ class Conversation:
             pass  # an agent's last words may come after the end; nobody waits for them
 
     def _step(self, given: Input) -> None:
+        ran = self.turn_runs
         if self._lifecycle.step(given):
+            if ran and not self.turn_runs:
+                self._noted = _NOTED
+                self._trace.turn_ended(self._outcome)
+            elif self.turn_runs and not ran:
+                self._noted = _NOTED_FIRST
+                self._trace.turn_began(self._prompt_context)
+                self._prompt_context = None
             self.emit(SessionState(self._lifecycle.state))
         self.changed.publish()
 
@@ -278,8 +332,16 @@ class Conversation:
         self._step(Input.ASKED if len(self.router) else Input.ANSWERED)
 
     def _log_unknown(self, kind: str) -> None:
-        logger.warning("session %s: unknown kind of SDK message: %s", self.id, kind)
+        logger.warning(
+            "session %s: unknown kind of SDK message: %s",
+            self.id,
+            kind,
+            extra=self.extra,
+        )
 
 
-_NOTED: Final = frozenset({ToolUse, ToolResult, TaskStatus})
+_NOTED: Final[frozenset[type[Event]]] = frozenset({ToolUse, ToolResult, TaskStatus})
 """Events that the conversation itself remembers something of."""
+
+_NOTED_FIRST: Final = _NOTED | {MessageDelta}
+"""The same, while a turn's first delta is waited for."""

@@ -7,7 +7,8 @@
     │   └── InvalidCursor        a Last-Event-ID that is not a decimal number
     ├── Refused                  well-formed, but policy says no
     ├── SessionNotFound          no such session (for this caller)
-    │   ├── SessionClosed        we closed it
+    │   ├── SessionClosed        somebody closed it
+    │   ├── SessionExpired       nobody used it for too long
     │   └── SessionFailed        its agent died; see ``__cause__``
     ├── SessionExists            a session of that id lives already
     ├── ConflictError            somebody already answered
@@ -16,6 +17,7 @@
     │   └── CursorAheadError     newer than what was ever sent
     ├── Unavailable              try again later
     │   ├── CapacityExceeded
+    │   ├── StartQueueTimeout    too many sessions start at this moment
     │   ├── BackpressureError    the session's inbound queue is full
     │   └── Draining
     ├── AgentError               the agent's process or its SDK client
@@ -92,6 +94,15 @@ class SessionClosed(SessionNotFound):
 
     def __str__(self) -> str:
         return f"session {self.session_id!r} is closed"
+
+
+class SessionExpired(SessionNotFound):
+    """The session existed; nobody used it for so long that it was closed."""
+
+    code = "session_expired"
+
+    def __str__(self) -> str:
+        return f"session {self.session_id!r} has expired: nobody used it for too long"
 
 
 class SessionFailed(SessionNotFound):
@@ -177,7 +188,7 @@ class Unavailable(WebkitError):
     """Not now. ``retry_after_s`` is when asking again makes sense, in seconds."""
 
     code = "unavailable"
-    retry_after_s: ClassVar[int] = 5
+    retry_after_s: int = 5
 
 
 class CapacityExceeded(Unavailable):
@@ -191,6 +202,22 @@ class CapacityExceeded(Unavailable):
 
     def __str__(self) -> str:
         return "Server at capacity"
+
+
+class StartQueueTimeout(Unavailable):
+    """The session's turn to start did not come in time; ``waited_s`` is how long."""
+
+    code = "start_queue_timeout"
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(waited_s)
+        self.waited_s = waited_s
+
+    def __str__(self) -> str:
+        return (
+            "as many sessions as may are starting at this moment, and none of them was"
+            f" done within {self.waited_s:g} s"
+        )
 
 
 class BackpressureError(Unavailable):

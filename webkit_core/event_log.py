@@ -17,6 +17,7 @@ and readers drain what is left.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -40,6 +41,20 @@ class LoggedEvent(msgspec.Struct, frozen=True):
     data: Any
 
 
+class Sample:
+    """An event whose way to the readers is measured: number and time of append."""
+
+    __slots__ = ("at_s", "seq")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.at_s = 0.0
+
+    def age_s(self) -> float:
+        """Return how long ago the event was appended."""
+        return time.perf_counter() - self.at_s
+
+
 class EventLog:
     """See the module. Belongs to one event loop.
 
@@ -55,7 +70,9 @@ class EventLog:
         "_closed",
         "_hurry",
         "_hurry_at",
+        "_look_at",
         "_ring",
+        "_sample",
         "check",
         "read",
     )
@@ -72,6 +89,9 @@ class EventLog:
         # Readers are not kept waiting while a good part of the buffer passes by.
         self._hurry = max(1, max_size // WAKES_PER_BUFFER)
         self._hurry_at = self._hurry
+        self._sample: Sample | None = None
+        # The next number at which there is more to do than to append.
+        self._look_at = self._hurry_at
         self.check = self._ring.check
         """``check(after_seq)``: see :meth:`FrameRing.check`."""
         self.read = self._ring.read
@@ -116,12 +136,29 @@ class EventLog:
             raise LogClosed("the log has ended")
         ring = self._ring
         seq = ring.push(sse.frame(ring.last + 1, event, encode_payload(data)))
+        if seq >= self._look_at:
+            self._look(seq)
+        else:
+            self._broadcast.publish()
+        return seq
+
+    def _look(self, seq: int) -> None:
+        if self._sample is not None:
+            self._sample.at_s = time.perf_counter()
+            self._sample = None
         if seq >= self._hurry_at:
             self._hurry_at = seq + self._hurry
             self._broadcast.wake()
         else:
             self._broadcast.publish()
-        return seq
+        self._look_at = self._hurry_at
+
+    def sample_next(self) -> Sample:
+        """Return the next event's number, whose time of append will be kept."""
+        if self._sample is None:
+            self._sample = Sample(self._ring.last + 1)
+            self._look_at = self._sample.seq
+        return self._sample
 
     async def wait(self) -> None:
         """Suspend until something is appended or the log ends."""

@@ -26,9 +26,12 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from opentelemetry.context import Context, attach, get_current
+
 from .agent import Agent, Killable, SdkFactory, SessionConfig, prompt_of
-from .claude import can_use_tool_for
+from .claude_permissions import can_use_tool_for
 from .conversation import Conversation
+from .ending import end_agent
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
 from .lifecycle import ACCEPTS_PROMPT, State
 from .limits import Deadlines
@@ -76,7 +79,7 @@ class Owner:
     ) -> None:
         self.agent: Agent | None = None
         # A list: it is short, and an empty deque takes 760 bytes of every session.
-        self.inbound: list[UserMessage | SetModel] = []
+        self.inbound: list[tuple[UserMessage | SetModel, Context]] = []
         self.stopping = False
         self._config = config
         self._factory = factory
@@ -97,9 +100,9 @@ class Owner:
         loop = asyncio.get_running_loop()
         started: asyncio.Future[None] = loop.create_future()
         self._life = loop.create_task(
-            self._live(started),
+            self._live(started, get_current()),
             name=f"session {self._talk.id}",
-            # The SDK's reader would keep the request's context otherwise.
+            # The SDK's reader would keep the request's variables otherwise.
             context=contextvars.Context(),
         )
         try:
@@ -109,8 +112,8 @@ class Owner:
             raise
 
     def put(self, message: UserMessage | SetModel) -> None:
-        """Queue a message for its turn."""
-        self.inbound.append(message)
+        """Queue a message for its turn, which belongs to the caller's trace."""
+        self.inbound.append((message, get_current()))
         self._talk.changed.publish()
 
     def stop(self) -> None:
@@ -122,6 +125,11 @@ class Owner:
     def gone(self) -> bool:
         """Whether the agent is gone: its process and its memory."""
         return self._life is not None and self._life.done()
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call back when the agent is gone; it has been started."""
+        assert self._life is not None
+        self._life.add_done_callback(lambda _: callback())
 
     async def ended(self) -> None:
         """Return when the agent is gone. Cancelling the caller changes nothing."""
@@ -154,7 +162,9 @@ class Owner:
 
     # --- the agent's life
 
-    async def _live(self, started: asyncio.Future[None]) -> None:
+    async def _live(self, started: asyncio.Future[None], context: Context) -> None:
+        # All that is kept of the caller's context: the SDK hands the trace on.
+        attach(context)
         try:
             agent = await self._connect()
         except AgentStartError as error:
@@ -173,12 +183,14 @@ class Owner:
             await self._serve(agent)
             await self._settle_turn(agent)
         except Exception:
-            logger.exception("session %s: internal error", self._talk.id)
+            logger.exception(
+                "session %s: internal error", self._talk.id, extra=self._talk.extra
+            )
             self._talk.fail("internal_error", "the server made a mistake")
         finally:
             self._talk.finish(dropped=len(self.inbound))
             self.inbound.clear()
-            await self._disconnect(agent)
+            await self._end(agent)
 
     async def _connect(self) -> Agent:
         """Make the agent within the deadline; a start is cancelled at most once."""
@@ -189,7 +201,7 @@ class Owner:
             if not task.done():
                 task.add_done_callback(self._dismiss)
             elif error_of(task) is None:  # it came up all the same
-                await self._disconnect(task.result())
+                await self._end(task.result())
             if self.stopping:
                 raise AgentStartError("the session was closed while it started")
             raise AgentStartError(
@@ -208,7 +220,7 @@ class Owner:
     def _dismiss(self, made: asyncio.Task[Agent]) -> None:
         """End an agent that came up long after its start was given up."""
         if error_of(made) is None:
-            self._leaving.spawn(self._disconnect(made.result()))
+            self._leaving.spawn(self._end(made.result()))
 
     async def _serve(self, agent: Agent) -> None:
         """Hand over what is queued, one turn at a time, until the end."""
@@ -218,7 +230,7 @@ class Owner:
                 and self._talk.state in ACCEPTS_PROMPT
                 and self._interrupting is None
             ):
-                await self._hand_over(agent, self.inbound.pop(0))
+                await self._hand_over(agent, *self.inbound.pop(0))
             else:
                 await self._talk.changed.wait()
 
@@ -228,12 +240,14 @@ class Owner:
     def _pump_ended(self) -> bool:
         return self._pump is not None and self._pump.done()
 
-    async def _hand_over(self, agent: Agent, message: UserMessage | SetModel) -> None:
+    async def _hand_over(
+        self, agent: Agent, message: UserMessage | SetModel, context: Context
+    ) -> None:
         if isinstance(message, SetModel):
             task = self._tasks.spawn(agent.set_model(message.model))
         else:
             prompt_uuid = str(uuid.uuid4())
-            self._talk.prompted(prompt_uuid)
+            self._talk.prompted(prompt_uuid, context)
             task = self._tasks.spawn(agent.query(prompt_of(message, prompt_uuid)))
         if not await self._done_by(task, self._deadlines.control_s, self._over):
             if not self._over():
@@ -289,28 +303,17 @@ class Owner:
                 self._deadlines.close_turn_s,
             )
 
-    async def _disconnect(self, agent: Agent) -> None:
-        """End the agent: gracefully within the deadline, else by force."""
-        timeout_s = self._deadlines.disconnect_s
-        # Not one of ours: an agent without a process of its own may take as long as
-        # it likes to leave, and would leak one if it were cancelled.
-        leaving = self._leaving.spawn(agent.disconnect())
+    async def _end(self, agent: Agent) -> None:
+        """End the agent, and then everything that still waits for it."""
         try:
-            if self._talk.failure is not None:
-                _kill(agent)
-            await asyncio.wait({leaving}, timeout=timeout_s)
-            if not leaving.done():
-                killed = "; it is killed" if _kill(agent) else ""
-                logger.warning(
-                    "session %s: its agent does not leave%s", self._talk.id, killed
-                )
-                await asyncio.wait({leaving}, timeout=timeout_s)
-            elif (error := error_of(leaving)) is not None:
-                logger.warning("session %s: its agent: %s", self._talk.id, error)
-            if self._pump is not None:
-                await asyncio.wait({self._pump}, timeout=timeout_s)
+            await end_agent(
+                agent,
+                self._talk,
+                self._leaving,
+                pump=self._pump,
+                timeout_s=self._deadlines.disconnect_s,
+            )
         finally:
-            _kill(agent)
             # What still waits for the agent waits for ever.
             self._tasks.cancel_all()
 
@@ -330,20 +333,17 @@ class Owner:
                 raise
             reason = "the agent's stream was cancelled"
         except Exception as error:
-            logger.exception("session %s: the agent's stream broke", self._talk.id)
+            logger.exception(
+                "session %s: the agent's stream broke",
+                self._talk.id,
+                extra=self._talk.extra,
+            )
             reason = _text_of(error)
         if not self.stopping:
             words = agent.last_words() if isinstance(agent, Killable) else ""
             self._talk.fail(
                 "agent_exited", f"{reason}; it said: {words}" if words else reason
             )
-
-
-def _kill(agent: Agent) -> bool:
-    """Kill an agent if it can be killed; return whether it can."""
-    if killable := isinstance(agent, Killable):
-        agent.kill()
-    return killable
 
 
 def _text_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -133,17 +133,35 @@ class _Open(Struct):
     emit: Emit | None = None
 
 
+class Watcher(Protocol):
+    """Who wants to know when requests come and go."""
+
+    def asked(self, request: Request) -> None:
+        """Take note of a request that has just been shown."""
+
+    def resolved(
+        self, correlation_id: str, outcome: Outcome, subscriber_id: str | None
+    ) -> None:
+        """Take note of a request's outcome, and of who brought it about."""
+
+
 class PermissionRouter:
     """Open requests and their futures. Belongs to one event loop.
 
     Args:
         on_change: called after the number of open requests changed.
+        watcher: told of every request and its outcome.
     """
 
-    __slots__ = ("_on_change", "_open", "_outcomes")
+    __slots__ = ("_on_change", "_open", "_outcomes", "_watcher")
 
-    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None] | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
         self._on_change = on_change
+        self._watcher = watcher
         self._open: dict[str, _Open] = {}
         self._outcomes: dict[str, Outcome] = {}
 
@@ -190,6 +208,8 @@ class PermissionRouter:
         if entry.emit is not None:
             resolved = PermissionResolved(correlation_id, outcome, subscriber_id)
             entry.emit(resolved.EVENT, resolved)
+        if self._watcher is not None:
+            self._watcher.resolved(correlation_id, outcome, subscriber_id)
         self._changed()
 
     def reply(
@@ -226,6 +246,8 @@ class PermissionRouter:
         request = self._renamed(request)
         shown = request.event()
         emit(shown.EVENT, shown)
+        if self._watcher is not None:
+            self._watcher.asked(request)
         future = self._register(request.correlation_id, request, emit)
         try:
             decision: Decision = await future

@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 
 PROC = Path("/proc")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def terminate(pid: int) -> None:
@@ -39,6 +40,19 @@ def descendants(pid: int) -> list[int]:
         for child in children:
             found += [child, *descendants(child)]
     return found
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that is a process's own, roughly; 0 where it is not known.
+
+    Resident without what is shared with files and other processes: cheap to ask, and
+    a few per cent above what the kernel would find page by page.
+    """
+    try:
+        fields = (PROC / str(pid) / "statm").read_text().split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from .agent import Agent, SdkFactory, SessionConfig
 from .conversation import Conversation
 from .errors import BackpressureError, SessionClosed, SessionFailed, Unavailable
 from .event_log import EventLog
+from .gauges import Traffic
 from .lifecycle import State
 from .limits import Deadlines, Limits
 from .owner import Owner
@@ -30,6 +31,7 @@ from .protocol import (
     StopTask,
     UserMessage,
 )
+from .telemetry import Telemetry, telemetry_for
 
 
 class Session:
@@ -40,6 +42,8 @@ class Session:
         sdk_factory: makes the connected agent.
         limits: what the session may hold.
         deadlines: how long the agent may take.
+        telemetry: where it is counted and traced; by default the process's own.
+        traffic: what its streams count into.
         clock: monotonic seconds; tests give their own.
     """
 
@@ -53,6 +57,8 @@ class Session:
         "config",
         "created_at_s",
         "id",
+        "telemetry",
+        "traffic",
     )
 
     def __init__(
@@ -62,6 +68,8 @@ class Session:
         *,
         limits: Limits | None = None,
         deadlines: Deadlines | None = None,
+        telemetry: Telemetry | None = None,
+        traffic: Traffic | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.id = config.session_id
@@ -71,7 +79,9 @@ class Session:
         self._clock = clock
         self._last_use_s = clock()
         self._subscribers = 0
-        self._talk = Conversation(self.id, config.deltas, self._limits)
+        self.telemetry = telemetry or telemetry_for()
+        self.traffic = traffic or Traffic()
+        self._talk = Conversation(self.id, config.deltas, self._limits, self.telemetry)
         self._talk.model = config.model
         self._talk.permission_mode = config.permission_mode
         self._owner = Owner(config, sdk_factory, self._talk, deadlines or Deadlines())
@@ -117,6 +127,17 @@ class Session:
     def pending(self) -> list[Request]:
         """The permissions and questions that wait for people."""
         return self._talk.router.requests
+
+    @property
+    def ask_ages_s(self) -> list[float]:
+        """How long each of them has waited, in seconds."""
+        return self._talk.ask_ages_s
+
+    @property
+    def agent_pid(self) -> int | None:
+        """The process of the agent, where it has one."""
+        pid = getattr(self._owner.agent, "pid", None)
+        return pid if isinstance(pid, int) and not self.released else None
 
     @property
     def model(self) -> str | None:
@@ -182,6 +203,10 @@ class Session:
     async def wait_ended(self) -> None:
         """Return when the session is over and its agent is gone."""
         await self._owner.ended()
+
+    def on_released(self, callback: Callable[[Session], None]) -> None:
+        """Call back when the agent is gone; the session has been started."""
+        self._owner.on_gone(lambda: callback(self))
 
     # --- what clients say
 

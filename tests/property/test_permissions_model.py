@@ -19,6 +19,7 @@ from webkit_core.permissions import (
     Request,
 )
 from webkit_core.protocol import (
+    Outcome,
     PermissionResolved,
     PermissionResponse,
     QuestionResponse,
@@ -39,6 +40,7 @@ class Case:
         self.accepted: tuple[str, Decision] | None = None
         self.taken_back = False
         self.told: list[str] = []
+        self.traced: list[str] = []
 
     @property
     def open(self) -> bool:
@@ -53,7 +55,19 @@ class PermissionsModel(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.cases: list[Case] = []
         self.by_id: dict[str, Case] = {}
-        self.router = PermissionRouter()
+        self.router = PermissionRouter(watcher=self)
+
+    # What a watcher is told has to be what clients are told.
+
+    def asked(self, request: Request) -> None:
+        self.by_id[request.correlation_id].traced.append("asked")
+
+    def resolved(
+        self, correlation_id: str, outcome: Outcome, subscriber_id: str | None
+    ) -> None:
+        case = self.by_id[correlation_id]
+        case.traced.append(outcome)
+        assert (subscriber_id == "tab") is (outcome != "cancelled")
 
     def turn(self) -> None:
         """One iteration of the loop."""
@@ -151,6 +165,7 @@ class PermissionsModel(RuleBasedStateMachine):
     @invariant()
     def nothing_is_told_twice_nor_against_what_was_accepted(self) -> None:
         for case in self.cases:
+            assert case.traced == ["asked"] * (case.shown_as is not None) + case.told
             assert len(case.told) <= 1
             if case.accepted is not None:
                 assert case.told == [case.accepted[0]]

@@ -9,6 +9,8 @@ TEXTS = [
     (errors.InvalidInput("`x` is wrong"), "`x` is wrong"),
     (errors.SessionNotFound("s1"), "no session 's1'"),
     (errors.SessionClosed("s1"), "session 's1' is closed"),
+    (errors.SessionExpired("s1"),
+     "session 's1' has expired: nobody used it for too long"),
     (errors.SessionFailed("s1", "no memory"), "session 's1' has failed: no memory"),
     (errors.ConflictError("t1"), "no open request with correlation_id 't1'"),
     (errors.ConflictError("t1", "deny"), "request 't1' is already resolved: deny"),
@@ -17,6 +19,9 @@ TEXTS = [
     (errors.CursorAheadError(30, 10, 20),
      "event 30 was never sent; the last one is 20"),
     (errors.CapacityExceeded(8), "Server at capacity"),
+    (errors.StartQueueTimeout(2.5),
+     ("as many sessions as may are starting at this moment, and none of them was done"
+      " within 2.5 s")),
     (errors.BackpressureError(32),
      "the session's inbound queue holds its limit of 32 messages"),
     (errors.Draining(), "Server is draining and takes no new sessions"),
@@ -62,6 +67,10 @@ def test_limit_error_keeps_the_limit(
     assert error.limit == limit
 
 
+def test_start_queue_timeout_keeps_how_long_was_waited() -> None:
+    assert errors.StartQueueTimeout(2.5).waited_s == 2.5
+
+
 def test_invalid_transition_keeps_the_pair() -> None:
     error = errors.InvalidTransition("idle", "asked")
 
@@ -72,11 +81,13 @@ def test_invalid_transition_keeps_the_pair() -> None:
     ("error", "family"),
     [
         (errors.SessionClosed("s"), errors.SessionNotFound),
+        (errors.SessionExpired("s"), errors.SessionNotFound),
         (errors.SessionFailed("s", "r"), errors.SessionNotFound),
         (errors.MalformedJSON("x"), errors.InvalidInput),
         (errors.UnknownType("x"), errors.InvalidInput),
         (errors.InvalidCursor("x"), errors.InvalidInput),
         (errors.BackpressureError(1), errors.Unavailable),
+        (errors.StartQueueTimeout(1.0), errors.Unavailable),
         (errors.AgentTimeout("x"), errors.AgentError),
     ],
 )

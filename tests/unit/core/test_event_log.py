@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -293,3 +296,139 @@ async def test_burst_wakes_its_readers_before_it_pushes_them_out_of_the_buffer()
     log.close()
 
     assert await reader == list(range(1, 101))
+
+
+# --- samples: how long events take to their readers
+
+
+def test_sample_is_the_next_event_with_the_time_of_its_append() -> None:
+    log = log_of(3)
+    sample = log.sample_next()
+    assert sample.seq == 4
+
+    before = time.perf_counter()
+    seq = log.append("e", {}).seq
+    after = time.perf_counter()
+
+    assert seq == sample.seq
+    assert before <= sample.at_s <= after
+    assert 0 <= sample.age_s() <= time.perf_counter() - before
+
+
+def test_sample_is_stamped_once() -> None:
+    log = EventLog()
+    sample = log.sample_next()
+    log.append("e", {})
+    stamped_s = sample.at_s
+
+    for _ in range(1000):
+        log.append("e", {})
+
+    assert (sample.seq, sample.at_s) == (1, stamped_s)
+
+
+def test_sample_is_shared_until_it_is_stamped() -> None:
+    """However many readers ask: one event is measured, not one for each."""
+    log = EventLog()
+    one = log.sample_next()
+    assert log.sample_next() is one
+
+    log.append("e", {})
+    other = log.sample_next()
+
+    assert other is not one
+    assert (one.seq, other.seq) == (1, 2)
+    log.append("e", {})
+    assert one.at_s <= other.at_s
+
+
+def test_sample_of_a_log_that_has_ended_is_never_stamped() -> None:
+    log = log_of(2)
+    log.close()
+
+    sample = log.sample_next()
+
+    assert (sample.seq, sample.at_s) == (3, 0)
+
+
+async def test_append_of_a_sampled_event_wakes_its_readers() -> None:
+    log = EventLog()
+    for _ in range(3):
+        log.sample_next()
+        waiting = asyncio.ensure_future(log.wait())
+        await settle()
+        assert not waiting.done()
+
+        log.append("e", {})
+
+        async with asyncio.timeout(5):
+            await waiting
+
+
+async def test_append_of_a_sampled_event_wakes_no_faster_than_any_other() -> None:
+    log = EventLog(wake_interval_s=3600)
+    waiting = asyncio.ensure_future(log.wait())
+    await settle()
+    log.append("e", {})
+    await waiting
+    waiting = asyncio.ensure_future(log.wait())
+    await settle()
+
+    log.sample_next()
+    log.append("e", {})
+    await settle()
+
+    assert not waiting.done()
+    log.close()
+    await waiting
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 8])
+async def test_burst_of_sampled_events_is_not_lost_on_its_readers(every: int) -> None:
+    log = EventLog(max_size=8, wake_interval_s=3600)
+
+    async def read() -> list[int]:
+        return [event.seq async for event in log.subscribe()]
+
+    reader = asyncio.ensure_future(read())
+    for number in range(100):
+        if number % every == 0:
+            log.sample_next()
+        log.append("x", {"n": number})
+        await asyncio.sleep(0)
+    log.close()
+
+    assert await reader == list(range(1, 101))
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions of Python ``work`` calls, and whatever gets in between."""
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_append_costs_nothing_more_before_and_after_a_sample() -> None:
+    log = EventLog()
+
+    def append() -> None:
+        log.append("e", {})
+
+    def sampled() -> None:
+        log.sample_next()
+        log.append("e", {})
+
+    before, with_sample, after = (
+        min(calls_of(work) for _ in range(5)) for work in (append, sampled, append)
+    )
+
+    assert before == after < with_sample

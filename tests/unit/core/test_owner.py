@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
+from opentelemetry.context import attach, detach, get_value, set_value
 
 from tests.unit.core.stepping import settle
 from tests.unit.core.test_conversation import names, of, open_ask, seen, states
@@ -210,6 +211,22 @@ async def test_start_gives_the_agent_nothing_of_the_callers_context() -> None:
     live = await Live(factory=factory).start()
 
     assert found == ["nothing"]
+    await live.stop()
+
+
+async def test_start_gives_the_agent_the_callers_trace() -> None:
+    """The SDK hands it on to the CLI, so that its spans are found below ours."""
+    found: list[object] = []
+
+    async def factory(_config: SessionConfig, ask: CanUseTool) -> ScriptedAgent:
+        found.append(get_value("trace"))
+        return ScriptedAgent(ask)
+
+    token = attach(set_value("trace", "the request's"))
+    live = await Live(factory=factory).start()
+    detach(token)
+
+    assert found == ["the request's"]
     await live.stop()
 
 
@@ -1312,3 +1329,34 @@ async def test_failure_is_logged_with_its_session_and_reason(
     await live.ended()
 
     assert f"session {live.talk.id} failed: agent_exited: boom" in caplog.text
+
+
+# --- when it is gone
+
+
+async def test_gone_is_told_when_the_agent_is_gone_and_not_before() -> None:
+    live = await Live(Wedged).start()
+    told: list[bool] = []
+    live.owner.on_gone(lambda: told.append(live.owner.gone))
+    agent = live.agent
+    assert isinstance(agent, Wedged)
+
+    live.owner.stop()
+    await settle()
+    assert (agent.stage, live.talk.ended, told) == ("leaving", True, [])
+
+    agent.dead.set()
+    await live.ended()
+    await settle()
+    assert told == [True]
+
+
+async def test_gone_is_told_also_to_whoever_asks_late() -> None:
+    live = await Live().start()
+    await live.stop()
+    told: list[bool] = []
+
+    live.owner.on_gone(lambda: told.append(True))
+    await settle()
+
+    assert told == [True]

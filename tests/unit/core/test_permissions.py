@@ -20,6 +20,7 @@ from webkit_core.permissions import (
     decide,
 )
 from webkit_core.protocol import (
+    Outcome,
     PermissionResponse,
     QuestionResponse,
 )
@@ -532,3 +533,99 @@ async def test_on_change_hears_of_every_change_after_it_happened() -> None:
     await settle()
 
     assert counts == [1, 2, 1, 0]
+
+
+# --- the watcher
+
+
+class Notes:
+    """A watcher that writes everything down, beside what clients see."""
+
+    def __init__(self) -> None:
+        self.wire = Wire()
+        self.told: list[tuple[Any, ...]] = []
+        self.router = PermissionRouter(watcher=self)
+
+    def asked(self, request: Request) -> None:
+        assert self.wire.events[-1][1]["correlation_id"] == request.correlation_id
+        assert not self.router.has_pending(request.correlation_id)
+        self.told.append(("asked", request))
+
+    def resolved(
+        self, correlation_id: str, outcome: Outcome, subscriber_id: str | None
+    ) -> None:
+        assert self.wire.resolved[-1]["correlation_id"] == correlation_id
+        assert not self.router.has_pending(correlation_id)
+        self.told.append(("resolved", correlation_id, outcome, subscriber_id))
+
+    async def ask(self, request: Request = BASH) -> asyncio.Task[Any]:
+        task = asked(self.router, self.wire, request)
+        await settle()
+        return task
+
+
+async def test_watcher_is_told_of_a_request_and_of_its_outcome() -> None:
+    notes = Notes()
+    task = await notes.ask()
+    assert notes.told == [("asked", BASH)]
+
+    notes.router.reply(allow(), "tab-1")
+    await task
+
+    assert notes.told[1:] == [("resolved", "toolu_1", "allow", "tab-1")]
+
+
+async def test_watcher_is_told_the_id_that_clients_are_told() -> None:
+    notes = Notes()
+    tasks = [await notes.ask(), await notes.ask()]
+
+    notes.router.reply(deny("toolu_1.2"))
+    notes.router.reply(allow("toolu_1"))
+    await asyncio.wait(tasks)
+
+    assert [
+        each[1].correlation_id if each[0] == "asked" else each[1] for each in notes.told
+    ] == ["toolu_1", "toolu_1.2", "toolu_1.2", "toolu_1"]
+
+
+async def test_watcher_is_told_when_a_request_is_taken_back() -> None:
+    notes = Notes()
+    tasks = [await notes.ask(), await notes.ask(QUESTION)]
+
+    tasks[0].cancel()
+    await settle()
+    notes.router.cancel_all()
+    await asyncio.wait(tasks)
+
+    assert notes.told[2:] == [
+        ("resolved", "toolu_1", "cancelled", None),
+        ("resolved", "toolu_2", "cancelled", None),
+    ]
+
+
+async def test_watcher_is_not_told_of_replies_that_were_refused() -> None:
+    notes = Notes()
+    task = await notes.ask()
+    with pytest.raises(InvalidInput):
+        notes.router.reply(answer("toolu_1"), "tab-1")
+    assert len(notes.told) == 1
+    notes.router.reply(allow(), "tab-2")
+
+    with pytest.raises(ConflictError):
+        notes.router.reply(deny(), "tab-3")
+    await task
+
+    assert notes.told[1:] == [("resolved", "toolu_1", "allow", "tab-2")]
+
+
+async def test_watcher_has_been_told_when_the_change_is() -> None:
+    """Whoever looks then finds in the trace what is in the router."""
+    notes = Notes()
+    known: list[int] = []
+    notes.router = PermissionRouter(lambda: known.append(len(notes.told)), notes)
+    task = await notes.ask()
+
+    notes.router.reply(allow())
+    await task
+
+    assert known == [1, 2]

@@ -29,8 +29,10 @@ from webkit_core import (
     SetPermissionMode,
     State,
     StopTask,
+    Traffic,
     Unavailable,
     UserMessage,
+    telemetry_for,
 )
 from webkit_core.testing import (
     AssistantMessage,
@@ -680,3 +682,76 @@ async def test_failed_session_is_in_use_while_somebody_reads_it() -> None:
     with live.session.attached():
         live.clock.advance(1000)
         assert live.session.idle_s() == 0
+
+
+# --- what metrics are made of
+
+
+class WithPid(ScriptedAgent):
+    """An agent with a process, by whatever its client calls one."""
+
+    def __init__(self, can_use_tool: CanUseTool, pid: object) -> None:
+        super().__init__(can_use_tool)
+        self.pid = pid
+
+
+@pytest.mark.parametrize(("pid", "shown"), [(4711, 4711), (None, None), ("4711", None)])
+async def test_pid_of_the_agent_is_known_while_it_is_there(
+    pid: object, shown: int | None
+) -> None:
+    async def factory(_config: SessionConfig, ask: CanUseTool) -> ScriptedAgent:
+        return WithPid(ask, pid)
+
+    session = Session(SessionConfig(session_id="s-1"), factory)
+    assert session.agent_pid is None
+    await soon(session.start())
+    assert session.agent_pid == shown
+
+    await soon(session.close())
+
+    assert session.agent_pid is None
+
+
+async def test_agent_without_a_process_has_no_pid() -> None:
+    live = await Live().start()
+
+    assert live.session.agent_pid is None
+    await soon(live.session.close())
+
+
+async def test_released_is_told_once_with_the_session() -> None:
+    live = await Live().start()
+    told: list[tuple[Session, bool]] = []
+    live.session.on_released(lambda session: told.append((session, session.released)))
+
+    await soon(live.session.close())
+    await soon(live.session.close())
+    await settle()
+
+    assert told == [(live.session, True)]
+
+
+async def test_released_is_told_when_the_agent_dies_by_itself() -> None:
+    live = await Live().start()
+    told: list[Session] = []
+    live.session.on_released(told.append)
+
+    live.agent.end(RuntimeError("boom"))
+    await soon(live.session.wait_ended())
+    await settle()
+
+    assert told == [live.session]
+
+
+def test_sessions_count_into_the_traffic_they_are_given() -> None:
+    traffic = Traffic()
+
+    sessions = [
+        Session(SessionConfig(session_id=name), ScriptedFactory(), traffic=traffic)
+        for name in "ab"
+    ]
+    alone = Session(SessionConfig(session_id="c"), ScriptedFactory())
+
+    assert [session.traffic is traffic for session in sessions] == [True, True]
+    assert alone.traffic is not traffic
+    assert alone.telemetry is telemetry_for()
