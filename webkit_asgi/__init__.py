@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
-from webkit_core import ConfigError, SdkFactory
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from webkit_core import ConfigError, Deadlines, SdkFactory
 
 from .application import Application
 from .auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE, AuthConfig
+from .health import Check
+from .logs import set_up_logging
 from .misconfigured import Misconfigured
 from .settings import Settings
 
@@ -25,6 +31,10 @@ def create_app(
     auth: AuthConfig | None = None,
     sdk_factory: SdkFactory | None = None,
     settings: Settings | None = None,
+    deadlines: Deadlines | None = None,
+    checks: Mapping[str, Check] | None = None,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> Application:
     """Return an ASGI application.
 
@@ -33,6 +43,12 @@ def create_app(
         sdk_factory: ``async (config, can_use_tool) -> connected agent``; by default a
             Claude Code CLI per session.
         settings: limits and times; by default what the environment says.
+        deadlines: how long agents may take to do what they are asked.
+        checks: named coroutine functions that raise when the server is not ready, for
+            ``GET /readyz``.
+        meter_provider: where metrics go; by default what the process has set, or else
+            nowhere but ``GET /metrics``.
+        tracer_provider: where spans go; by default what the process has set.
 
     Raises:
         ConfigError: a setting is out of range, the environment says something wrong,
@@ -50,7 +66,16 @@ def create_app(
         demo = Demo(environ.get(TOKEN_VARIABLE, "<your token>"))
     if auth is None:
         auth = AuthConfig.from_env(environ)
-    return Application(auth, settings, sdk_factory, demo)
+    return Application(
+        auth,
+        settings,
+        sdk_factory,
+        demo,
+        deadlines=deadlines,
+        checks=checks,
+        meter_provider=meter_provider,
+        tracer_provider=tracer_provider,
+    )
 
 
 def __getattr__(name: str) -> Any:
@@ -58,7 +83,9 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        application: Application | Misconfigured = create_app()
+        settings = Settings.from_env()
+        set_up_logging(settings.log_format)
+        application: Application | Misconfigured = create_app(settings=settings)
     except ConfigError as error:
         application = Misconfigured(error)
     globals()["app"] = application

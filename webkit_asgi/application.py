@@ -9,24 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
 from webkit_core import (
     ClaudeFactory,
+    Deadlines,
     Limits,
     SdkFactory,
     SessionRegistry,
     WebkitError,
     import_sdk,
+    telemetry_for,
 )
 
-from .auth import AuthConfig
+from .auth import AuthConfig, Role
+from .cors import Cors
 from .drain import ShutdownSignal
 from .exchange import ClientDisconnected, Exchange
+from .health import Check, Readiness
 from .lifespan import run_lifespan
-from .responses import Answer, error_response
-from .routes import PUBLIC, match
+from .loop_lag import LoopLag
+from .metrics import Metrics
+from .responses import Answer, NotFound, error_response
+from .routes import ROLES, match
 from .settings import Settings
+from .stream import OpenStreams
 from .types import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -34,8 +47,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORCE_EXIT_S: Final = 4.0
-"""How long after the last session a server may wait for its clients to hang up."""
+LAST_WORDS_S: Final = 4.0
+"""How long after the last session clients may take to read the end of their stream."""
+
+FORCE_EXIT_S: Final = 2.0
+"""How long after that a server may wait for whatever else it waits for."""
 
 
 class Application:
@@ -47,26 +63,42 @@ class Application:
         settings: Settings,
         sdk_factory: SdkFactory | None,
         demo: Demo | None,
+        *,
+        deadlines: Deadlines | None = None,
+        checks: Mapping[str, Check] | None = None,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
-        self.stopping = False
+        self.starting = False
+        self.streams = OpenStreams()
+        self.metrics = Metrics(meter_provider)
+        self.telemetry = telemetry_for(self.metrics.provider, tracer_provider)
+        factory = demo or sdk_factory or ClaudeFactory()
         self.registry = SessionRegistry(
-            demo or sdk_factory,
+            factory,
             idle_timeout_s=settings.idle_timeout_s,
             max_sessions=settings.max_sessions,
+            concurrent_starts=settings.concurrent_starts or None,
+            start_queue_s=settings.start_queue_s,
             limits=Limits(
                 buffer_events=settings.buffer_events,
                 buffer_bytes=settings.buffer_bytes,
                 queued_messages=settings.queued_messages,
             ),
+            deadlines=deadlines,
+            telemetry=self.telemetry,
         )
+        agent = {"agent": factory.check} if isinstance(factory, ClaudeFactory) else {}
+        self.readiness = Readiness({**agent, **(checks or {})})
         self._auth = auth
-        self._imports_sdk = sdk_factory is None or isinstance(
-            sdk_factory, ClaudeFactory
-        )
+        self._cors = Cors(settings.cors_origins)
+        self._imports_sdk = demo is not None or isinstance(factory, ClaudeFactory)
         self._demo = demo
-        self._signal = ShutdownSignal(self.stop)
-        self._ending: asyncio.Future[None] | None = None
+        self._loop_lag = LoopLag(self.telemetry.loop_lagged)
+        self._signal = ShutdownSignal(self._on_signal)
+        self._drained: asyncio.Future[None] | None = None
+        self._leaving: set[asyncio.Future[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -88,34 +120,81 @@ class Application:
 
     # --- life
 
+    @asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+        """Start up, and shut down in the end: for the lifespan of what mounts this."""
+        await self.startup()
+        try:
+            yield
+        finally:
+            await self.shutdown()
+
     async def startup(self) -> None:
         """Prepare; what fails here stops the server from starting."""
+        self.starting = True
         if self._demo is not None:
             self._demo.start()
         if self._imports_sdk:
             await import_sdk()
         self.registry.start_reaper()
+        self._loop_lag.start()
         self._signal.install()
+        self.starting = False
 
-    def stop(self) -> None:
-        """Begin to end: no new sessions, every stream gets its ``done``. Idempotent."""
-        if not self.stopping:
-            self.stopping = True
-            self._ending = asyncio.ensure_future(self._end())
+    def drain(self) -> asyncio.Future[None]:
+        """Take no new sessions, and end when those there are have come to their end.
 
-    async def _end(self) -> None:
-        await self.registry.shutdown()
-        if self._demo is not None:
-            self._demo.stop()
-        # What a server still waits for then is clients that do not read their end.
-        asyncio.get_running_loop().call_later(FORCE_EXIT_S, self._signal.insist)
+        At the latest after ``settings.drain_timeout_s``. Idempotent; what is returned
+        is done when the last agent is gone.
+        """
+        if self._drained is None:
+            self.streams.going_away = True
+            logger.info(
+                "draining: no new sessions, %d live; their end comes in %g s at most",
+                self.registry.live_count(),
+                self.settings.drain_timeout_s,
+            )
+            self._drained = asyncio.ensure_future(self._drain())
+        return self._drained
+
+    def stop(self) -> asyncio.Future[None]:
+        """Drain without waiting for anybody: every stream gets its ``done`` now."""
+        self._keep(asyncio.ensure_future(self.registry.drain(0)))
+        return self.drain()
 
     async def shutdown(self) -> None:
         """End every session; return when all agents are gone."""
-        self.stop()
+        drained = self.stop()
         self._signal.uninstall()
-        if self._ending is not None:
-            await asyncio.wait({self._ending})
+        await asyncio.wait({drained})
+        self._loop_lag.stop()
+
+    async def _drain(self) -> None:
+        try:
+            await self.registry.drain(self.settings.drain_timeout_s)
+        finally:
+            if self._demo is not None:
+                self._demo.stop()
+
+    def _on_signal(self, at_once: bool) -> None:
+        if at_once:
+            drained = self.stop()
+        else:
+            drained = self.drain()
+            logger.info("a second signal ends them now")
+        self._keep(asyncio.ensure_future(self._leave(drained)))
+
+    async def _leave(self, drained: asyncio.Future[None]) -> None:
+        """Let the server go when there is nothing left to wait for."""
+        await asyncio.wait({drained})
+        self._signal.release()
+        loop = asyncio.get_running_loop()
+        loop.call_later(LAST_WORDS_S, self.streams.give_up)
+        loop.call_later(LAST_WORDS_S + FORCE_EXIT_S, self._signal.insist)
+
+    def _keep(self, work: asyncio.Future[None]) -> None:
+        self._leaving.add(work)
+        work.add_done_callback(self._leaving.discard)
 
     # --- one request
 
@@ -123,19 +202,30 @@ class Application:
         """Return the answer to a request; None when nobody waits for it any more."""
         scope = exchange.scope
         try:
+            exchange.extra_headers = self._cors.headers(exchange)
+            if (preflight := self._cors.preflight(exchange)) is not None:
+                return preflight
             path = _path_within(scope["path"], scope.get("root_path", ""))
-            if path not in PUBLIC:
-                self._auth.check(exchange.header(b"authorization"))
+            self._authenticate(path, exchange.header(b"authorization"))
             endpoint, exchange.session_id = match(scope["method"], path)
             self.registry.start_reaper()
             return await endpoint(self, exchange)
         except WebkitError as error:
+            self.telemetry.refused(error.code)
             return error_response(error)
         except ClientDisconnected:
             return None
         except Exception:
-            logger.exception("error in %s %s", scope["method"], scope["path"])
+            self.telemetry.refused(WebkitError.code)
+            logger.exception("error in %s %s", scope["method"], quote(scope["path"]))
             return error_response(WebkitError("the server made a mistake"))
+
+    def _authenticate(self, path: str, authorization: bytes | None) -> None:
+        role = ROLES.get(path, Role.USER)
+        if role is Role.ADMIN and not self._auth.has_admin:
+            self._auth.check(authorization)
+            raise NotFound(f"no such path: {path}")
+        self._auth.check(authorization, role)
 
 
 def _path_within(path: str, root_path: str) -> str:

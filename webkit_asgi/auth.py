@@ -1,5 +1,8 @@
 """Who may talk to the server: a bearer token, or nobody asked.
 
+Operators have tokens of their own: one to drain, and one for whoever scrapes metrics,
+who need not be able to talk to an agent for that.
+
 Rules: no token and no explicit "no auth" is a configuration error, never an open
 server; tokens are compared in constant time; health checks need none.
 Source: RFC 6750 section 2.1.
@@ -10,6 +13,8 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Mapping
+from enum import Enum
+from typing import Final
 
 from webkit_core import ConfigError
 
@@ -17,16 +22,48 @@ from .responses import Unauthorized
 
 TOKEN_VARIABLE = "AGENT_WEBKIT_AUTH_TOKEN"  # noqa: S105  # a name, not a secret
 NO_AUTH_VARIABLE = "AGENT_WEBKIT_NO_AUTH"
+ADMIN_TOKEN_VARIABLE = "AGENT_WEBKIT_ADMIN_TOKEN"  # noqa: S105
+METRICS_TOKEN_VARIABLE = "AGENT_WEBKIT_METRICS_TOKEN"  # noqa: S105
+
+AUTH_VARIABLES: Final = (
+    TOKEN_VARIABLE,
+    NO_AUTH_VARIABLE,
+    ADMIN_TOKEN_VARIABLE,
+    METRICS_TOKEN_VARIABLE,
+)
+
+
+class Role(Enum):
+    """Whom a path is for."""
+
+    ANYBODY = "anybody"
+    USER = "user"
+    SCRAPER = "scraper"
+    ADMIN = "admin"
 
 
 class AuthConfig:
     """How requests are authenticated: ``AuthConfig(token="…")`` or ``(disabled=True)``.
 
+    Args:
+        token: what clients send.
+        disabled: let everybody in instead.
+        admin_token: what operators send to drain; without it nobody can.
+        metrics_token: what may read metrics, besides the other two.
+
     Raises:
-        ConfigError: neither is given, or both.
+        ConfigError: neither a token nor ``disabled`` is given, or both; or a token is
+            one that no client could send.
     """
 
-    def __init__(self, *, token: str | None = None, disabled: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        disabled: bool = False,
+        admin_token: str | None = None,
+        metrics_token: str | None = None,
+    ) -> None:
         if token is not None and disabled:
             raise ConfigError("give a token or disable auth, not both")
         if not token and not disabled:
@@ -35,16 +72,23 @@ class AuthConfig:
                 f" clients send as 'Authorization: Bearer <secret>', or set"
                 f" {NO_AUTH_VARIABLE}=1 to let everybody in"
             )
-        if token is not None and not (token.isprintable() and token == token.strip()):
+        user = _sendable(TOKEN_VARIABLE, token)
+        admin = _sendable(ADMIN_TOKEN_VARIABLE, admin_token)
+        scraper = _sendable(METRICS_TOKEN_VARIABLE, metrics_token)
+        if admin and admin == user:
             raise ConfigError(
-                f"{TOKEN_VARIABLE} must be printable text without white space around"
-                " it: no client could send it otherwise"
+                f"{ADMIN_TOKEN_VARIABLE} must differ from {TOKEN_VARIABLE}: whoever"
+                " talks to an agent could drain the server"
             )
-        self._token = None if token is None else token.encode()
+        self._accepted: Final = {
+            Role.USER: user,
+            Role.SCRAPER: [] if disabled else [*user, *admin, *scraper],
+            Role.ADMIN: admin,
+        }
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> AuthConfig:
-        """Return what ``AGENT_WEBKIT_AUTH_TOKEN`` and ``AGENT_WEBKIT_NO_AUTH`` say.
+        """Return what the variables of :data:`AUTH_VARIABLES` say.
 
         Raises:
             ConfigError: neither is set, both are, or one has a bad value.
@@ -59,23 +103,51 @@ class AuthConfig:
                 f"{TOKEN_VARIABLE} and {NO_AUTH_VARIABLE}=1 contradict each other:"
                 " unset one of them"
             )
-        return cls(token=token, disabled=no_auth == "1")
+        return cls(
+            token=token,
+            disabled=no_auth == "1",
+            admin_token=environ.get(ADMIN_TOKEN_VARIABLE) or None,
+            metrics_token=environ.get(METRICS_TOKEN_VARIABLE) or None,
+        )
 
     @property
     def disabled(self) -> bool:
         """Whether everybody is let in."""
-        return self._token is None
+        return not self._accepted[Role.USER]
 
-    def check(self, authorization: bytes | None) -> None:
-        """Check the value of the ``Authorization`` header.
+    @property
+    def has_admin(self) -> bool:
+        """Whether there is a token for operators."""
+        return bool(self._accepted[Role.ADMIN])
+
+    def check(self, authorization: bytes | None, role: Role = Role.USER) -> None:
+        """Check the value of the ``Authorization`` header for a path of ``role``.
 
         Raises:
             Unauthorized: it is missing or wrong.
         """
-        if self._token is None:
+        accepted = self._accepted.get(role)
+        if not accepted:
             return
         scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(
-            given.strip(), self._token
-        ):
+        if scheme.lower() != b"bearer":
             raise Unauthorized
+        # All of them, always: which one it was takes no less time than none.
+        if not sum(hmac.compare_digest(given.strip(), token) for token in accepted):
+            raise Unauthorized
+
+
+def _sendable(variable: str, token: str | None) -> list[bytes]:
+    """Return the token as bytes, if there is one.
+
+    Raises:
+        ConfigError: no client could send it.
+    """
+    if token is None:
+        return []
+    if not (token.isprintable() and token == token.strip()):
+        raise ConfigError(
+            f"{variable} must be printable text without white space around it: no"
+            " client could send it otherwise"
+        )
+    return [token.encode()]

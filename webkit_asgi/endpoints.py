@@ -13,19 +13,23 @@ from typing import Any, Protocol
 from webkit_core import (
     DEFAULT_DELTAS,
     PROTOCOL_VERSION,
+    CursorError,
     Draining,
     InvalidInput,
     Session,
     SessionConfig,
     SessionRegistry,
+    State,
     decode_create,
     decode_inbound,
 )
 
 from .exchange import Exchange
+from .health import Readiness, Starting
+from .metrics import CONTENT_TYPE, Metrics
 from .responses import NO_CONTENT, Answer, Response, json_response
 from .settings import Settings
-from .stream import HEADERS, EventStream
+from .stream import HEADERS, EventStream, OpenStreams
 
 
 class Server(Protocol):
@@ -33,7 +37,13 @@ class Server(Protocol):
 
     registry: SessionRegistry
     settings: Settings
-    stopping: bool
+    streams: OpenStreams
+    readiness: Readiness
+    metrics: Metrics
+    starting: bool
+
+    def drain(self) -> asyncio.Future[None]:
+        """Begin to drain; what is returned ends with the last session."""
 
 
 async def health(server: Server, exchange: Exchange) -> Response:
@@ -43,9 +53,27 @@ async def health(server: Server, exchange: Exchange) -> Response:
 
 async def ready(server: Server, exchange: Exchange) -> Response:
     """``GET /readyz``: new sessions may be sent here."""
-    if server.stopping:
+    if server.starting:
+        raise Starting
+    if server.registry.draining:
         raise Draining
-    return json_response({"ready": True})
+    return json_response({"ready": True, "checks": await server.readiness.run()})
+
+
+async def scrape(server: Server, exchange: Exchange) -> Response:
+    """``GET /metrics``."""
+    text = await server.metrics.text()
+    return Response(200, [(b"content-type", CONTENT_TYPE)], text)
+
+
+async def drain(server: Server, exchange: Exchange) -> Response:
+    """``POST /admin/drain``: take no new sessions; with ``?wait=1`` until all ended."""
+    drained = server.drain()
+    if exchange.query("wait") in (None, "", "0"):
+        live = server.registry.live_count()
+        return json_response({"draining": True, "live_sessions": live}, 202)
+    await asyncio.wait({drained})
+    return json_response({"draining": True, "live_sessions": 0})
 
 
 async def create_session(server: Server, exchange: Exchange) -> Response:
@@ -71,7 +99,8 @@ async def create_session(server: Server, exchange: Exchange) -> Response:
 
 async def list_sessions(server: Server, exchange: Exchange) -> Response:
     """``GET /sessions``."""
-    return json_response({"sessions": [describe(s) for s in server.registry]})
+    started = [s for s in server.registry if s.state is not State.STARTING]
+    return json_response({"sessions": [describe(session) for session in started]})
 
 
 async def show_session(server: Server, exchange: Exchange) -> Response:
@@ -122,10 +151,16 @@ async def stream(server: Server, exchange: Exchange) -> Answer:
     """``GET /sessions/{id}/stream``."""
     session = server.registry.get(exchange.session_id)
     headers = [(b"x-subscriber-id", exchange.subscriber_id_or_new().encode())]
-    cursor = exchange.cursor()
+    cursor, log = exchange.cursor(), session.log
     if cursor is None:
-        cursor = session.log.oldest_seq - 1
-    session.log.check(cursor)
+        cursor = log.oldest_seq - 1
+    else:
+        try:
+            log.check(cursor)
+        except CursorError as error:
+            session.telemetry.resume_refused(session.id, cursor, error.code)
+            raise
+        session.telemetry.resumed(session.id, cursor, log.last_seq - cursor)
     if exchange.scope["method"] == "HEAD":
         return Response(200, [*HEADERS, *headers])
     return EventStream(
@@ -134,4 +169,5 @@ async def stream(server: Server, exchange: Exchange) -> Answer:
         headers,
         keepalive_s=server.settings.keepalive_s,
         send_timeout_s=server.settings.send_timeout_s,
+        among=server.streams,
     )

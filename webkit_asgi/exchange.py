@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, quote
 
 from webkit_core import InvalidInput, WebkitError, sse
 
-from .types import Receive, Scope, Send
+from .types import Headers, Receive, Scope, Send
 
 _T = TypeVar("_T")
 _SUBSCRIBER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,15 +42,17 @@ class Exchange:
     """See the module.
 
     Attributes:
+        extra_headers: sent with the answer, whatever it is.
         session_id: the session in the path; empty where the path has none.
     """
 
-    __slots__ = ("receive", "scope", "send", "session_id")
+    __slots__ = ("extra_headers", "receive", "scope", "send", "session_id")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
+        self.extra_headers: Headers = []
         self.session_id = ""
 
     def header(self, name: bytes) -> bytes | None:

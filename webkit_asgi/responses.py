@@ -90,7 +90,7 @@ class Response(Struct, frozen=True):
             {
                 "type": "http.response.start",
                 "status": self.status,
-                "headers": list(self.headers),  # middleware may add to it
+                "headers": [*self.headers, *exchange.extra_headers],
             }
         )
         body = b"" if exchange.scope["method"] == "HEAD" else self.body

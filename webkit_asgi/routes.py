@@ -11,20 +11,28 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from . import endpoints
+from .auth import Role
 from .endpoints import Server
 from .exchange import Exchange
 from .responses import Answer, MethodNotAllowed, NotFound
 
 Endpoint = Callable[[Server, Exchange], Awaitable[Answer]]
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz"})
-"""Paths that need no token: load balancers have none."""
+ROLES: Final = {
+    "/healthz": Role.ANYBODY,  # load balancers have no token
+    "/readyz": Role.ANYBODY,
+    "/metrics": Role.SCRAPER,
+    "/admin/drain": Role.ADMIN,
+}
+"""Whom a path is for; all others are for users."""
 
 _SESSION: Final = "/sessions/"
 
 ROUTES: Final[dict[str, dict[str, Endpoint]]] = {
     "/healthz": {"GET": endpoints.health},
     "/readyz": {"GET": endpoints.ready},
+    "/metrics": {"GET": endpoints.scrape},
+    "/admin/drain": {"POST": endpoints.drain},
     "/sessions": {"GET": endpoints.list_sessions, "POST": endpoints.create_session},
     "/sessions/{id}": {
         "GET": endpoints.show_session,

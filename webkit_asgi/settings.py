@@ -18,7 +18,8 @@ from msgspec import Meta, Struct
 
 from webkit_core import ConfigError
 
-from .auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+from .auth import AUTH_VARIABLES
+from .logs import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         max_sessions: sessions that are live at most.
         max_body_bytes: longest request body that is read.
         queued_messages: messages a session queues behind the running turn.
+        concurrent_starts: sessions that start at a time; 0 is the number of cores.
+        start_queue_s: how long a new session waits for its turn to start.
+        drain_timeout_s: how long sessions may go on when the server is to end.
+        cors_origins: pages that may talk to the server, separated by commas.
+        log_format: ``text``, or ``json`` for one object per line.
         demo: run with a scripted model instead of a real one.
     """
 
@@ -54,6 +60,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_sessions: _Count = 100
     max_body_bytes: _Count = 16 * 1024 * 1024
     queued_messages: _Count = 32
+    concurrent_starts: Annotated[int, Meta(ge=0)] = 0
+    start_queue_s: _Seconds = 30.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=365 * _DAY_S)] = 600.0
+    cors_origins: str = ""
+    log_format: LogFormat = "text"
     demo: bool = False
 
     def checked(self) -> Settings:
@@ -77,7 +88,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         environ = os.environ if environ is None else environ
         known = {PREFIX + name.upper(): name for name in cls.__struct_fields__}
         given = {name: environ[var] for var, name in known.items() if environ.get(var)}
-        others = {TOKEN_VARIABLE, NO_AUTH_VARIABLE}
+        others = set(AUTH_VARIABLES)
         for variable in environ:
             if variable.startswith(PREFIX) and variable not in known.keys() | others:
                 logger.warning("unknown variable %s is ignored", variable)

@@ -21,9 +21,10 @@ import logging
 from random import randint
 from typing import Final
 
-from webkit_core import EvictedError, Session, encode_payload, sse
+from webkit_core import EvictedError, Sample, Session, encode_payload, sse
 
 from .exchange import Exchange
+from .peers import abort, watch_peer
 from .types import Headers, Receive, Send
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 RETRY_MS: Final = (1000, 5000)
 """Clients reconnect after a time in this range: at random, so that those of one
 server do not all come back in the same second."""
+
+RETRY_AFTER_DRAIN_MS: Final = (2000, 15_000)
+"""The same, of a server that is going away."""
+
+_NEVER: Final = 1 << 62
+"""An event that does not come."""
 
 TICKS_PER_KEEPALIVE: Final = 4
 """How often a stream is looked at: no clock is read when an event is sent, so a
@@ -43,6 +50,28 @@ HEADERS: Final[Headers] = [
 ]
 
 
+class OpenStreams:
+    """The streams of one server, which can be told that it is going away."""
+
+    def __init__(self) -> None:
+        self.going_away = False
+        """Whether clients shall not come back soon."""
+        self._streams: set[EventStream] = set()
+
+    def add(self, stream: EventStream) -> None:
+        """Take a stream in that begins."""
+        self._streams.add(stream)
+
+    def discard(self, stream: EventStream) -> None:
+        """Let a stream go that has ended."""
+        self._streams.discard(stream)
+
+    def give_up(self) -> None:
+        """Drop every client that has not taken its stream's end."""
+        for stream in tuple(self._streams):
+            stream.give_up()
+
+
 class EventStream:
     """See the module.
 
@@ -52,15 +81,19 @@ class EventStream:
         headers: sent besides :data:`HEADERS`.
         keepalive_s: a comment is sent after so long a quiet.
         send_timeout_s: a subscriber that takes nothing for so long is given up.
+        among: the streams of the server, of which this is one while it is open.
     """
 
     __slots__ = (
+        "_among",
         "_cursor",
         "_gone",
         "_headers",
         "_keepalive_s",
         "_ping_due",
         "_same_ticks",
+        "_sample",
+        "_sample_seq",
         "_send_timeout_s",
         "_sending",
         "_sends",
@@ -82,8 +115,10 @@ class EventStream:
         *,
         keepalive_s: float,
         send_timeout_s: float,
+        among: OpenStreams,
     ) -> None:
         self._session = session
+        self._among = among
         self._cursor = cursor
         self._headers = headers
         self._keepalive_s = keepalive_s
@@ -98,6 +133,8 @@ class EventStream:
         self._ping_due = False
         self._gone = False
         self._stuck = False
+        self._sample: Sample | None = None
+        self._sample_seq = _NEVER
 
     async def answer(self, exchange: Exchange) -> None:
         """Send the stream until the log ends, the client leaves or falls behind."""
@@ -106,14 +143,17 @@ class EventStream:
         watcher = loop.create_task(self._watch(exchange.receive))
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
         send, read, log = exchange.send, self._session.log.read, self._session.log
-        arm = self._subscriber.arm
+        arm, traffic = self._subscriber.arm, self._session.traffic
+        watch_peer(send, self._send_timeout_s)
+        self._among.add(self)
         try:
             with self._session.attached():
-                await self._begin(send)
+                await self._begin(exchange)
                 while not self._gone:
                     try:
                         data, cursor = read(self._cursor)
                     except EvictedError as error:
+                        self._session.telemetry.subscriber_evicted("fell_behind")
                         await self._send(send, _eviction(error))
                         break
                     if data:
@@ -128,7 +168,11 @@ class EventStream:
                         )
                         self._sending = self._ping_due = False
                         self._sends += 1
+                        traffic.bytes += len(data)
+                        traffic.frames += cursor - self._cursor
                         self._cursor = cursor
+                        if cursor >= self._sample_seq:
+                            self._record_lag()
                     elif self._ping_due:
                         self._ping_due = False
                         await self._send(send, sse.KEEPALIVE)
@@ -140,24 +184,31 @@ class EventStream:
         except asyncio.CancelledError:
             if not self._is_given_up():
                 raise
-            await _abort(send)
+            await abort(send)
         finally:
+            self._among.discard(self)
             self._timer.cancel()
             self._subscriber.disarm()
             watcher.cancel()
 
-    async def _begin(self, send: Send) -> None:
+    def give_up(self) -> None:
+        """Drop the client, whatever it has not taken yet."""
+        if not self._stuck and self._task is not None:
+            self._stuck = True
+            self._task.cancel()
+
+    async def _begin(self, exchange: Exchange) -> None:
         """Send the first bytes: at once, so that nobody waits for the headers."""
         self._sending = True
-        await send(
+        await exchange.send(
             {
                 "type": "http.response.start",
                 "status": 200,
-                "headers": [*HEADERS, *self._headers],
+                "headers": [*HEADERS, *self._headers, *exchange.extra_headers],
             }
         )
         self._sends += 1
-        await self._send(send, sse.retry(randint(*RETRY_MS)))  # noqa: S311
+        await self._send(exchange.send, sse.retry(randint(*RETRY_MS)))  # noqa: S311
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         self._sending = True
@@ -166,19 +217,31 @@ class EventStream:
         self._sends += 1
 
     async def _end(self, send: Send) -> None:
-        if not self._gone:
-            await self._send(send, b"", more=False)
+        if self._gone:
+            return
+        if self._among.going_away:
+            # They would all be back in the same second, at the server that is left.
+            last_words = sse.retry(randint(*RETRY_AFTER_DRAIN_MS))  # noqa: S311
+            await self._send(send, last_words)
+        await self._send(send, b"", more=False)
 
     def _is_given_up(self) -> bool:
         """Return whether it was we who cancelled the request, and nobody else."""
         if not self._stuck or self._task is None or self._task.uncancel() > 0:
             return False
+        self._session.telemetry.subscriber_evicted("took_nothing")
         logger.warning(
-            "session %s: a subscriber took nothing for %g s and is given up",
+            "session %s: a subscriber takes nothing and is given up",
             self._session.id,
-            self._send_timeout_s,
+            extra={"session_id": self._session.id},
         )
         return True
+
+    def _record_lag(self) -> None:
+        """Record how long the event took whose time of append is known."""
+        if self._sample is not None:
+            self._session.telemetry.lagged(self._sample.age_s())
+        self._sample, self._sample_seq = None, _NEVER
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to leave."""
@@ -190,7 +253,13 @@ class EventStream:
             self._subscriber.wake()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that a quiet stream is kept alive and a blocked one given up."""
+        """See to it that a quiet stream is kept alive and a blocked one given up.
+
+        And that the way of one event is measured from one tick to the next.
+        """
+        if self._sample is None and not self._session.log.closed:
+            self._sample = self._session.log.sample_next()
+            self._sample_seq = self._sample.seq
         if self._sends != self._sends_seen or self._sending != self._was_sending:
             self._sends_seen, self._was_sending = self._sends, self._sending
             self._same_ticks = 0
@@ -202,23 +271,9 @@ class EventStream:
                 self._ping_due = True
                 self._subscriber.wake()
         elif self._same_ticks * self._tick_s >= self._send_timeout_s:
-            assert self._task is not None
-            self._stuck = True
-            self._task.cancel()
+            self.give_up()
             return
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
-
-
-async def _abort(send: Send) -> None:
-    """Drop the connection of a client that does not read, where the server lets us.
-
-    ASGI has no word for it, and a graceful close waits for the client for ever. Under
-    uvicorn, ``send`` is a method of what owns the transport.
-    """
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None and hasattr(transport, "abort"):
-        transport.abort()
-        await asyncio.sleep(0)  # the server hears of it before we return
 
 
 def _eviction(error: EvictedError) -> bytes:

@@ -62,6 +62,17 @@ class ServerProcess:
         except psutil.NoSuchProcess:
             return []
 
+    def named(self, name: str) -> list[psutil.Process]:
+        """Return those of them that run a program of that name."""
+        found = []
+        for process in self.descendants():
+            try:
+                if name in process.name():
+                    found.append(process)
+            except psutil.NoSuchProcess:  # it has just ended
+                pass
+        return found
+
     def stop(self, timeout_s: float = 30.0) -> int:
         """Send SIGTERM and return the exit code; SIGKILL when it does not end."""
         if self._process.poll() is None:
@@ -93,6 +104,8 @@ def server_env(model_env: Mapping[str, str], **settings: str) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "AGENT_WEBKIT_AUTH_TOKEN": TOKEN,
+        # Nobody is there whose sessions a test's server would have to wait for.
+        "AGENT_WEBKIT_DRAIN_TIMEOUT_S": "0",
         **settings,
     }
 

@@ -20,7 +20,7 @@ NO_CHILD_S = 10.0
 
 
 def cli_of(server: ServerProcess) -> psutil.Process:
-    (cli,) = (p for p in server.descendants() if "claude" in p.name())
+    (cli,) = server.named("claude")
     return cli
 
 
@@ -176,13 +176,7 @@ async def test_delete_ends_what_the_agent_has_started(
                 request = await stream.until("permission_request")
                 await session.answer(request.data["correlation_id"], "allow")
                 async with asyncio.timeout(30):
-                    while not (
-                        sleeping := [
-                            process
-                            for process in server.descendants()
-                            if process.name() == "sleep"
-                        ]
-                    ):
+                    while not (sleeping := server.named("sleep")):
                         await session.info()
             await http.delete(session.path)
 

@@ -199,7 +199,7 @@ async def test_delete_ends_every_stream_with_done_and_the_session_is_gone(
     ]:
         gone = await http.request(method, path, content=b'{"type":"interrupt"}')
         assert gone.status_code == 404
-        assert gone.json()["code"] == "session_not_found"
+        assert gone.json()["code"] == "session_closed"
 
 
 @pytest.mark.parametrize("query", ["", "?last_event_id="], ids=["none", "empty"])

@@ -201,11 +201,20 @@ class Call:
 
 
 class Server:
-    """An application with scripted agents, and short ways to ask it something."""
+    """An application with scripted agents, and short ways to ask it something.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: the application's.
+        auth: the application's; by default, :data:`TOKEN` is what clients send.
+        rest: more arguments of the application.
+    """
+
+    def __init__(
+        self, settings: Settings, auth: AuthConfig | None = None, **rest: Any
+    ) -> None:
         self.factory = ScriptedFactory()
-        self.app = Application(AuthConfig(token=TOKEN), settings, self.factory, None)
+        auth = auth or AuthConfig(token=TOKEN)
+        self.app = Application(auth, settings, self.factory, None, **rest)
 
     def call(self, method: str, path: str, content: Content = b"", **rest: Any) -> Call:
         return Call(self.app, method, path, content, **rest)
@@ -232,10 +241,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(settings: Settings | None = None) -> AsyncIterator[Server]:
+async def serving(
+    settings: Settings | None = None, auth: AuthConfig | None = None, **rest: Any
+) -> AsyncIterator[Server]:
     """Serve; on the way out, end every session and check that no task is left."""
     before = running()
-    server = Server(settings or Settings())
+    server = Server(settings or Settings(), auth, **rest)
     try:
         yield server
     finally:

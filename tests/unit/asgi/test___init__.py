@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -9,10 +10,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import webkit_asgi
 from webkit_asgi import Application, AuthConfig, Settings, create_app
-from webkit_asgi.auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+from webkit_asgi.auth import (
+    ADMIN_TOKEN_VARIABLE,
+    METRICS_TOKEN_VARIABLE,
+    NO_AUTH_VARIABLE,
+    TOKEN_VARIABLE,
+)
+from webkit_asgi.logs import PACKAGES, JsonLines
 from webkit_asgi.misconfigured import Misconfigured
 from webkit_asgi.settings import DEMO_VARIABLE
 from webkit_core import ConfigError
@@ -115,7 +127,97 @@ def test_create_app_with_settings_out_of_range_names_the_setting() -> None:
         )
 
 
+def test_create_app_with_an_origin_that_is_none_names_the_variable(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    environ.setenv("AGENT_WEBKIT_CORS_ORIGINS", "app.example")
+
+    with pytest.raises(ConfigError, match=r"CORS_ORIGINS: 'app\.example'"):
+        create_app(auth=AuthConfig(disabled=True), sdk_factory=ScriptedFactory())
+
+
+async def test_create_app_reads_the_operators_tokens(
+    environ: pytest.MonkeyPatch, ended: list[Application]
+) -> None:
+    environ.setenv(TOKEN_VARIABLE, "s3cret")
+    environ.setenv(ADMIN_TOKEN_VARIABLE, "admin")
+    environ.setenv(METRICS_TOKEN_VARIABLE, "scraper")
+    app = create_app(sdk_factory=ScriptedFactory())
+    ended.append(app)
+
+    assert (await Call(app, "GET", "/metrics", token="scraper").done()).status == 200
+    drain = await Call(app, "POST", "/admin/drain", token="admin").done()
+    assert drain.status == 202
+
+
+async def test_create_app_hands_the_checks_over(ended: list[Application]) -> None:
+    async def store() -> None:
+        """All is well."""
+
+    app = create_app(
+        auth=AuthConfig(disabled=True),
+        sdk_factory=ScriptedFactory(),
+        checks={"store": store},
+    )
+    ended.append(app)
+
+    assert (await Call(app, "GET", "/readyz").done()).json["checks"] == ["store"]
+
+
+async def test_create_app_tells_the_providers_given(ended: list[Application]) -> None:
+    reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
+    meter_provider = MeterProvider([reader], shutdown_on_exit=False)
+    tracer_provider = TracerProvider(shutdown_on_exit=False)
+    tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
+    app = create_app(
+        auth=AuthConfig(disabled=True),
+        sdk_factory=ScriptedFactory(),
+        meter_provider=meter_provider,
+        tracer_provider=tracer_provider,
+    )
+    ended.append(app)
+
+    await Call(app, "POST", "/sessions").done()
+
+    assert [span.name for span in spans.get_finished_spans()] == ["create"]
+    assert app.metrics.provider is meter_provider
+    data = reader.get_metrics_data()
+    assert data is not None
+    assert '"agent_webkit.sessions.created"' in data.to_json()
+
+
+def logged_by_us() -> list[logging.Handler]:
+    return [h for name in PACKAGES for h in logging.getLogger(name).handlers]
+
+
+def test_create_app_leaves_logging_to_the_embedder(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("AGENT_WEBKIT_LOG_FORMAT", "json")
+    environ.setattr(logging.getLogger(), "handlers", [])
+
+    create_app(auth=AuthConfig(disabled=True), sdk_factory=ScriptedFactory())
+
+    assert logged_by_us() == []
+
+
 # --- app
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("form", ["", "text", "json"])
+def test_app_lets_itself_be_heard_as_the_settings_say(
+    environ: pytest.MonkeyPatch, form: str
+) -> None:
+    environ.setenv(NO_AUTH_VARIABLE, "1")
+    environ.setenv("AGENT_WEBKIT_LOG_FORMAT", form)
+    environ.setattr(logging.getLogger(), "handlers", [])
+    for name in PACKAGES:
+        environ.setattr(logging.getLogger(name), "handlers", [])
+        environ.setattr(logging.getLogger(name), "level", logging.NOTSET)
+
+    assert isinstance(webkit_asgi.app, Application)
+
+    in_json = [isinstance(h.formatter, JsonLines) for h in logged_by_us()]
+    assert in_json == [form == "json"] * len(PACKAGES)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -139,6 +241,9 @@ def test_app_is_built_when_it_is_asked_for_and_once(
         (NO_AUTH_VARIABLE, "perhaps"),
         ("AGENT_WEBKIT_MAX_SESSIONS", "0"),
         ("AGENT_WEBKIT_DEMO", "perhaps"),
+        ("AGENT_WEBKIT_CORS_ORIGINS", "app.example"),
+        ("AGENT_WEBKIT_LOG_FORMAT", "xml"),
+        (ADMIN_TOKEN_VARIABLE, "with a newline\n"),
         ("AGENT_WEBKIT_KEEPALIVE_S", "\udcff"),
         (TOKEN_VARIABLE, "\udcff"),
     ],

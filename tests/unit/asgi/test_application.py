@@ -2,23 +2,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.unit.core.stepping import settle
-from webkit_asgi import Application, AuthConfig, Settings
+from webkit_asgi import Application, AuthConfig, Settings, application
+from webkit_asgi.application import FORCE_EXIT_S, LAST_WORDS_S
+from webkit_asgi.drain import SIGNALS
 from webkit_asgi.exchange import Exchange
+from webkit_asgi.loop_lag import INTERVAL_S
 from webkit_asgi.responses import Response
 from webkit_asgi.routes import ROUTES
+from webkit_asgi.stream import RETRY_AFTER_DRAIN_MS, RETRY_MS
 from webkit_asgi.types import Message
+from webkit_core import sse
 from webkit_core.testing import ScriptedFactory
 
 from .driver import PATIENCE_S, TOKEN, Call, Server, serving
+from .patient_server import Uvicorn
+from .virtual_time import now_s, run_in_no_time
 
 SECRET = "a detail that is nobody's business"
 
@@ -96,6 +106,41 @@ async def test_health_checks_need_no_token(
     server: Server, path: str, token: str | None
 ) -> None:
     assert (await server.ask("GET", path, token=token)).status == 200
+
+
+OPERATORS = AuthConfig(token=TOKEN, admin_token="admin", metrics_token="scraper")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("GET", "/healthz", {None: 200, TOKEN: 200, "admin": 200, "scraper": 200}),
+        ("GET", "/readyz", {None: 200, TOKEN: 200, "admin": 200, "scraper": 200}),
+        ("GET", "/metrics", {None: 401, TOKEN: 200, "admin": 200, "scraper": 200}),
+        ("GET", "/sessions", {None: 401, TOKEN: 200, "admin": 401, "scraper": 401}),
+        ("GET", "/none", {None: 401, TOKEN: 404, "admin": 401, "scraper": 401}),
+        ("GET", "/admin", {None: 401, TOKEN: 404, "admin": 401, "scraper": 401}),
+        ("GET", "/admin/drain", {None: 401, TOKEN: 401, "admin": 405, "scraper": 401}),
+    ],
+)
+async def test_path_is_for_those_of_its_role(
+    method: str, path: str, statuses: dict[str | None, int]
+) -> None:
+    async with serving(auth=OPERATORS) as server:
+        for token, status in statuses.items():
+            call = await server.ask(method, path, token=token)
+            assert (token, call.status) == (token, status)
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"])
+async def test_path_has_its_role_where_it_is_mounted(root_path: str) -> None:
+    """What is in front of it does not make it another one."""
+    async with serving(auth=OPERATORS) as server:
+        for token, status in ((TOKEN, 401), ("admin", 202)):
+            call = await server.ask(
+                "POST", "/admin/drain", token=token, root_path=root_path
+            )
+            assert call.status == status
 
 
 # --- dispatch
@@ -209,6 +254,30 @@ async def test_bug_is_told_to_the_log_and_to_nobody_else(
 
 
 @pytest.mark.usefixtures("broken")
+async def test_bug_is_counted_among_what_was_refused(server: Server) -> None:
+    await server.ask("GET", "/readyz")
+
+    text = (await server.ask("GET", "/metrics")).body.decode()
+    assert 'agent_webkit_refusals_total{reason="internal_error"} 1.0' in text
+
+
+async def test_path_in_the_log_cannot_forge_a_line(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path may have anything in it that a client encodes."""
+
+    async def endpoint(server: object, exchange: Exchange) -> Response:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(ROUTES["/sessions/{id}"], "GET", endpoint)
+
+    await server.ask("GET", "/sessions/a\nINFO: all is well")
+
+    (record,) = caplog.records
+    assert record.getMessage() == "error in GET /sessions/a%0AINFO%3A%20all%20is%20well"
+
+
+@pytest.mark.usefixtures("broken")
 async def test_bug_that_head_meets_has_no_body(server: Server) -> None:
     call = await server.ask("HEAD", "/readyz")
 
@@ -318,6 +387,23 @@ class Lifespan:
         return self.sent.empty()
 
 
+SAY = b'{"type": "user_message", "content": "hello"}'
+
+
+async def ready(server: Server, session: str) -> Call:
+    """Return a stream that has begun."""
+    return await server.call("GET", f"{session}/stream").start().heard("session_ready")
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    """Return when something is so that nobody is told of."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("it does not come")
+
+
 class Handler:
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -333,6 +419,16 @@ def handler() -> Iterator[Handler]:
     before = signal.signal(signal.SIGTERM, handler)
     yield handler
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def uvicorn() -> Iterator[Uvicorn]:
+    """Stands where a server would that waits for us."""
+    server = Uvicorn()
+    before = {n: signal.signal(n, server.handle_exit) for n in SIGNALS}
+    yield server
+    for number, previous in before.items():
+        signal.signal(number, previous)
 
 
 async def test_lifespan_starts_and_ends_the_application(server: Server) -> None:
@@ -383,10 +479,220 @@ async def test_lifespan_hears_the_signal_before_the_server_waits_for_streams(
 
     assert stream.events[-1].type == "done"
     assert handler.seen == [signal.SIGTERM]
-    assert server.app.stopping
+    assert (await server.ask("GET", "/readyz")).error == (503, "draining")
     await lifespan.step("shutdown")
     assert await lifespan.over()
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+async def test_signal_drains_while_the_server_serves_on(
+    server: Server, uvicorn: Uvicorn
+) -> None:
+    async with server.app.lifespan():
+        session = await server.session()
+        stream = await ready(server, session)
+
+        signal.raise_signal(signal.SIGTERM)
+        await settle()
+
+        assert (await server.ask("GET", "/readyz")).error == (503, "draining")
+        assert (await server.input(session, SAY)).status == 204
+        await server.agent.prompted()
+        server.agent.say("as before")
+        await stream.heard("result")
+        assert uvicorn.flags == (False, False)
+        await server.ask("DELETE", session)
+        await stream.done()
+        await soon(lambda: uvicorn.flags == (True, False))
+
+    assert uvicorn.seen == []
+
+
+async def test_second_signal_ends_the_streams_and_lets_the_server_go(
+    server: Server, uvicorn: Uvicorn
+) -> None:
+    async with server.app.lifespan():
+        stream = await ready(server, await server.session())
+
+        signal.raise_signal(signal.SIGTERM)
+        await settle()
+        assert not stream.task.done()
+        signal.raise_signal(signal.SIGINT)
+        await stream.done()
+
+        assert stream.events[-1].type == "done"
+        await soon(lambda: uvicorn.flags == (True, False))
+        assert server.agent.disconnected
+
+
+async def test_first_signal_says_what_a_second_does(
+    server: Server, uvicorn: Uvicorn, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with server.app.lifespan():
+        await server.session()
+        with caplog.at_level(logging.INFO, "webkit_asgi.application"):
+            signal.raise_signal(signal.SIGINT)
+            await settle()
+
+        assert [record.getMessage() for record in caplog.records] == [
+            "draining: no new sessions, 1 live; their end comes in 600 s at most",
+            "a second signal ends them now",
+        ]
+
+
+async def test_drain_by_an_operator_does_not_end_the_server(
+    server: Server, uvicorn: Uvicorn
+) -> None:
+    """Who asked for it ends the server when it is done, or takes it back in."""
+    async with server.app.lifespan():
+        await server.app.drain()
+        await settle()
+
+        assert uvicorn.flags == (False, False)
+
+
+def test_server_that_waits_for_clients_after_the_end_is_asked_to_go(
+    uvicorn: Uvicorn,
+) -> None:
+    async def main() -> None:
+        async with serving() as server, server.app.lifespan():
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(LAST_WORDS_S + FORCE_EXIT_S * 0.9)
+            assert uvicorn.flags == (True, False)
+            await asyncio.sleep(FORCE_EXIT_S * 0.2)
+            assert uvicorn.flags == (True, True)
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("uvicorn")
+def test_client_that_does_not_take_its_end_does_not_keep_the_server() -> None:
+    async def main() -> None:
+        async with serving() as server, server.app.lifespan():
+            stream = await ready(server, await server.session())
+            stream.gate.clear()
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+
+            await asyncio.sleep(LAST_WORDS_S * 0.9)
+            assert not stream.task.done()
+            await asyncio.sleep(LAST_WORDS_S * 0.2)
+
+            await stream.done()
+            assert not stream.complete
+
+    run_in_no_time(main())
+
+
+def test_client_that_does_not_take_its_end_has_its_time_when_the_server_stays() -> None:
+    """Nobody waits for it."""
+
+    async def main() -> None:
+        async with serving() as server:
+            stream = await ready(server, await server.session())
+            stream.gate.clear()
+
+            await server.app.stop()
+            await asyncio.sleep(LAST_WORDS_S + FORCE_EXIT_S + 1)
+
+            assert not stream.task.done()
+            stream.gate.set()
+            await stream.done()
+            assert stream.complete
+
+    run_in_no_time(main())
+
+
+def test_server_that_went_is_not_asked_again(uvicorn: Uvicorn) -> None:
+    """The process may go on, and start another one."""
+
+    async def main() -> None:
+        async with serving() as server:
+            async with server.app.lifespan():
+                signal.raise_signal(signal.SIGTERM)
+                await asyncio.sleep(1)
+            await asyncio.sleep(LAST_WORDS_S + FORCE_EXIT_S * 2)
+
+        assert uvicorn.flags == (True, False)
+        assert signal.getsignal(signal.SIGTERM) == uvicorn.handle_exit
+
+    run_in_no_time(main())
+
+
+@pytest.mark.parametrize("argument", [(), (object(),)], ids=["none", "the outer app"])
+async def test_lifespan_of_a_program_around_it_starts_and_ends_it(
+    server: Server, uvicorn: Uvicorn, argument: tuple[object, ...]
+) -> None:
+    async with server.app.lifespan(*argument):
+        assert signal.getsignal(signal.SIGTERM) != uvicorn.handle_exit
+        stream = await ready(server, await server.session())
+
+    await stream.done()
+    assert stream.events[-1].type == "done"
+    assert server.agent.disconnected
+    assert signal.getsignal(signal.SIGTERM) == uvicorn.handle_exit
+    assert (await server.ask("POST", "/sessions")).error == (503, "draining")
+
+
+async def test_lifespan_of_a_program_that_breaks_ends_it_too(server: Server) -> None:
+    async def program() -> None:
+        async with server.app.lifespan():
+            await server.session()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await program()
+
+    assert server.agent.disconnected
+
+
+async def test_lifespan_that_does_not_start_is_not_entered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "claude_agent_sdk", None)
+    app = Application(AuthConfig(token=TOKEN), Settings(), None, None)
+
+    with pytest.raises(ImportError, match="claude_agent_sdk"):
+        async with app.lifespan():
+            pytest.fail("entered")
+    await app.shutdown()
+
+
+async def test_readyz_says_not_yet_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some servers serve before the start-up is complete."""
+    app = Application(AuthConfig(token=TOKEN), Settings(), None, None)
+    answers: list[tuple[int, str]] = []
+
+    async def import_sdk() -> None:
+        answers.append((await Call(app, "GET", "/readyz").done()).error)
+        answers.append(((await Call(app, "GET", "/healthz").done()).status, ""))
+
+    monkeypatch.setattr(application, "import_sdk", import_sdk)
+    async with app.lifespan():
+        assert answers == [(503, "starting"), (200, "")]
+        assert not app.starting
+
+
+def test_loop_lag_is_measured_from_start_to_end() -> None:
+    async def main() -> None:
+        reader = InMemoryMetricReader()
+        provider = MeterProvider([reader], shutdown_on_exit=False)
+        async with serving(meter_provider=provider) as server:
+            async with server.app.lifespan():
+                await asyncio.sleep(INTERVAL_S * 3.5)
+            await asyncio.sleep(INTERVAL_S * 3)
+
+        data: Any = reader.get_metrics_data()
+        (count,) = [
+            metric.data.data_points[0].count
+            for metric in data.resource_metrics[0].scope_metrics[0].metrics
+            if metric.name == "agent_webkit.loop.lag"
+        ]
+        assert count == 3
+
+    run_in_no_time(main())
 
 
 async def test_startup_with_an_agent_of_ones_own_does_not_import_the_sdk(
@@ -456,6 +762,147 @@ async def test_stop_while_a_session_starts_ends_it_too(server: Server) -> None:
     assert creating.error[0] == 503
     assert "retry-after" in creating.headers
     assert server.factory.agents == []
+
+
+async def test_drain_lets_the_sessions_go_on(server: Server) -> None:
+    session = await server.session()
+    stream = await ready(server, session)
+
+    drained = server.app.drain()
+    await settle()
+
+    assert (await server.input(session, SAY)).status == 204
+    await server.agent.prompted()
+    server.agent.say("as before")
+    await stream.heard("result")
+    another = await ready(server, session)
+    await another.heard("result")
+    assert (await server.ask("GET", session)).json["state"] == "idle"
+    assert not drained.done()
+    for call in (stream, another):
+        call.leave()
+        await call.done()
+
+
+async def test_drain_turns_away_what_is_new(server: Server) -> None:
+    await server.session()
+
+    server.app.drain()
+    await settle()
+
+    created = await server.ask("POST", "/sessions")
+    assert created.error == (503, "draining")
+    assert int(created.headers["retry-after"]) > 0
+    ready = await server.ask("GET", "/readyz")
+    assert ready.error == (503, "draining")
+    assert int(ready.headers["retry-after"]) > 0
+    health = await server.ask("GET", "/healthz")
+    assert (health.status, health.json["live_sessions"]) == (200, 1)
+    assert len(server.factory.configs) == 1
+
+
+async def test_drain_is_done_when_the_last_session_is_gone(server: Server) -> None:
+    sessions = [await server.session() for _ in range(2)]
+    drained = server.app.drain()
+
+    await server.ask("DELETE", sessions[0])
+    await settle()
+    assert not drained.done()
+    await server.ask("DELETE", sessions[1])
+
+    with anyio.fail_after(PATIENCE_S):
+        await drained
+
+
+async def test_drain_without_a_session_is_done_at_once(server: Server) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        await server.app.drain()
+
+
+async def test_drain_twice_is_one_drain(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.session()
+    with caplog.at_level(logging.INFO, "webkit_asgi.application"):
+        assert server.app.drain() is server.app.drain()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "draining: no new sessions, 1 live; their end comes in 600 s at most"
+    ]
+
+
+def test_drain_ends_what_is_left_after_its_time() -> None:
+    async def main() -> None:
+        settings = Settings(drain_timeout_s=100, idle_timeout_s=10_000)
+        async with serving(settings) as server:
+            stream = await ready(server, await server.session())
+
+            await server.app.drain()
+
+            assert now_s() == pytest.approx(100)
+            await stream.done()
+            assert stream.events[-1].type == "done"
+            assert server.agent.disconnected
+
+    run_in_no_time(main())
+
+
+async def test_drain_does_not_wait_for_sessions_that_nobody_uses() -> None:
+    async with serving(Settings(idle_timeout_s=0.01)) as server:
+        await server.session()
+
+        with anyio.fail_after(PATIENCE_S):
+            await server.app.drain()
+
+        assert server.agent.disconnected
+
+
+@pytest.mark.parametrize("hurry", ["stop", "shutdown"])
+def test_end_that_is_asked_for_while_it_drains_comes_at_once(hurry: str) -> None:
+    async def main() -> None:
+        async with serving(Settings(idle_timeout_s=10_000)) as server:
+            stream = await ready(server, await server.session())
+            drained = server.app.drain()
+            await asyncio.sleep(10)
+            assert not drained.done()
+
+            await (server.app.stop() if hurry == "stop" else server.app.shutdown())
+
+            assert drained.done()
+            assert now_s() == pytest.approx(10)
+            await stream.done()
+            assert stream.events[-1].type == "done"
+
+    run_in_no_time(main())
+
+
+async def test_streams_of_a_server_that_ends_say_not_to_come_back_soon(
+    server: Server,
+) -> None:
+    stream = await ready(server, await server.session())
+    soon_ms = stream.parsed[0].retry_ms
+
+    server.app.stop()
+    await stream.done()
+
+    late_ms = stream.parsed[0].retry_ms
+    assert soon_ms is not None
+    assert late_ms is not None
+    assert RETRY_MS[0] <= soon_ms <= RETRY_MS[1]
+    assert RETRY_AFTER_DRAIN_MS[0] <= late_ms <= RETRY_AFTER_DRAIN_MS[1]
+    assert stream.bodies[-2] == sse.retry(late_ms)
+
+
+async def test_stream_of_a_session_that_was_deleted_may_come_back_as_before(
+    server: Server,
+) -> None:
+    session = await server.session()
+    stream = await ready(server, session)
+
+    await server.ask("DELETE", session)
+    await stream.done()
+
+    assert stream.body.count(b"retry: ") == 1
 
 
 async def test_shutdown_returns_when_every_agent_is_gone(server: Server) -> None:

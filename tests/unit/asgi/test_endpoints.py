@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.unit.core.stepping import settle
-from webkit_asgi import Settings
+from webkit_asgi import AuthConfig, Settings
 from webkit_asgi.stream import HEADERS
 from webkit_core import DEFAULT_DELTAS, PROTOCOL_VERSION, EventLog, SessionConfig
 
-from .driver import Call, Server, serving
+from .driver import TOKEN, Call, Server, serving
 from .virtual_time import now_s, run_in_no_time
 
 NOBODY = f"/sessions/{uuid.uuid4()}"
@@ -74,7 +74,127 @@ async def test_health_says_how_many_sessions_live(server: Server) -> None:
 async def test_ready_says_so(server: Server) -> None:
     call = await server.ask("GET", "/readyz")
 
-    assert (call.status, call.json) == (200, {"ready": True})
+    assert (call.status, call.json) == (200, {"ready": True, "checks": []})
+
+
+# --- POST /admin/drain
+
+
+ADMIN = "an-operators-token"
+
+
+@pytest.fixture
+async def operated() -> AsyncIterator[Server]:
+    """A server that operators may drain."""
+    async with serving(auth=AuthConfig(token=TOKEN, admin_token=ADMIN)) as server:
+        yield server
+
+
+async def test_drain_begins_and_says_how_many_sessions_are_left(
+    operated: Server,
+) -> None:
+    """They go on; who wants to know when they have ended asks again."""
+    session = await operated.session()
+
+    call = await operated.ask("POST", "/admin/drain", token=ADMIN)
+
+    assert (call.status, call.json) == (202, {"draining": True, "live_sessions": 1})
+    assert (await operated.ask("POST", "/sessions")).error == (503, "draining")
+    assert (await operated.input(session, say())).status == 204
+    again = await operated.ask("POST", "/admin/drain", token=ADMIN)
+    assert (again.status, again.json) == (202, call.json)
+
+
+@pytest.mark.parametrize("query", [b"", b"wait=", b"wait=0", b"wait=1&wait=0", b"x=1"])
+async def test_drain_waits_only_when_it_is_asked_to(
+    operated: Server, query: bytes
+) -> None:
+    await operated.session()
+
+    call = await operated.ask("POST", "/admin/drain", token=ADMIN, query=query)
+
+    assert call.status == 202
+
+
+async def test_drain_that_waits_is_answered_when_every_session_has_ended(
+    operated: Server,
+) -> None:
+    session = await operated.session()
+    calls = [
+        operated.call("POST", "/admin/drain", token=ADMIN, query=b"wait=1").start()
+        for _ in range(2)
+    ]
+    await settle()
+    assert [call.sent for call in calls] == [[], []]
+
+    await operated.ask("DELETE", session)
+
+    for call in calls:
+        await call.done()
+        assert (call.status, call.json) == (200, {"draining": True, "live_sessions": 0})
+    assert operated.agent.disconnected
+
+
+async def test_drain_that_waits_does_not_hold_up_one_that_does_not(
+    operated: Server,
+) -> None:
+    await operated.session()
+    waiting = operated.call("POST", "/admin/drain", token=ADMIN, query=b"wait=1")
+    waiting.start()
+    await settle()
+
+    assert (await operated.ask("POST", "/admin/drain", token=ADMIN)).status == 202
+
+    assert waiting.sent == []
+    operated.app.stop()
+    await waiting.done()
+
+
+async def test_drain_that_waits_goes_on_when_who_asked_has_left(
+    operated: Server,
+) -> None:
+    await operated.session()
+    call = operated.call("POST", "/admin/drain", token=ADMIN, query=b"wait=1").start()
+    await settle()
+
+    call.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.done()
+
+    assert not operated.app.drain().done()
+    assert (await operated.ask("GET", "/readyz")).error == (503, "draining")
+
+
+@pytest.mark.parametrize("token", [TOKEN, "wrong", None])
+async def test_drain_is_for_operators_alone(
+    operated: Server, token: str | None
+) -> None:
+    call = await operated.ask("POST", "/admin/drain", token=token)
+
+    assert call.error == (401, "unauthorized")
+    assert (await operated.ask("POST", "/sessions")).status == 200
+
+
+@pytest.mark.parametrize("auth", [AuthConfig(token=TOKEN), AuthConfig(disabled=True)])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_drain_without_a_token_for_operators_is_no_path(
+    auth: AuthConfig, method: str
+) -> None:
+    """Nobody could be told from a user who ends everybody's sessions."""
+    async with serving(auth=auth) as server:
+        call = await server.ask(method, "/admin/drain")
+
+        assert call.error == (404, "not_found")
+        assert call.detail == "no such path: /admin/drain"
+        assert (await server.ask("POST", "/sessions")).status == 200
+
+
+async def test_drain_without_a_token_for_operators_tells_strangers_nothing(
+    server: Server,
+) -> None:
+    call = await server.ask("POST", "/admin/drain", token=None)
+
+    assert call.error == (401, "unauthorized")
 
 
 # --- POST /sessions
@@ -325,6 +445,49 @@ async def test_session_that_is_none_is_not_found(
         assert path.split("/")[2] in call.detail
 
 
+async def test_list_leaves_out_what_is_not_up_yet(server: Server) -> None:
+    """Nobody knows its id, and it may never come up."""
+    there = await server.session()
+    server.factory.gate = asyncio.Event()
+    creating = server.call("POST", "/sessions").start()
+    await settle()
+    assert len(server.factory.configs) == 2
+
+    listed = (await server.ask("GET", "/sessions")).json["sessions"]
+
+    assert [f"/sessions/{item['session_id']}" for item in listed] == [there]
+    server.factory.gate.set()
+    await creating.done()
+    assert len((await server.ask("GET", "/sessions")).json["sessions"]) == 2
+
+
+async def test_create_waits_for_its_turn_no_longer_than_the_settings_say() -> None:
+    async with serving(Settings(concurrent_starts=1, start_queue_s=0.01)) as server:
+        server.factory.gate = asyncio.Event()
+        first = server.call("POST", "/sessions").start()
+        await settle()
+
+        second = await server.ask("POST", "/sessions")
+
+        assert second.error == (503, "start_queue_timeout")
+        assert int(second.headers["retry-after"]) > 0
+        assert len(server.factory.configs) == 1
+        server.factory.gate.set()
+        assert (await first.done()).status == 200
+
+
+async def test_create_starts_as_many_at_a_time_as_the_settings_say() -> None:
+    async with serving(Settings(concurrent_starts=2)) as server:
+        server.factory.gate = asyncio.Event()
+        calls = [server.call("POST", "/sessions").start() for _ in range(5)]
+        await settle()
+
+        assert len(server.factory.configs) == 2
+        server.factory.gate.set()
+        for call in calls:
+            assert (await call.done()).status == 200
+
+
 # --- DELETE /sessions/{id}
 
 
@@ -344,7 +507,7 @@ async def test_delete_ends_the_session_and_its_streams(server: Server) -> None:
         assert [event.type for event in stream.events][-1] == "done"
         assert stream.complete
     again = await server.ask("DELETE", session)
-    assert again.error == (404, "session_not_found")
+    assert again.error == (404, "session_closed")
     assert (await server.ask("GET", "/sessions")).json == {"sessions": []}
 
 

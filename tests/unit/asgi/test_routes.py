@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from webkit_asgi import endpoints
+from webkit_asgi.auth import Role
 from webkit_asgi.responses import MethodNotAllowed, NotFound
-from webkit_asgi.routes import PUBLIC, ROUTES, Endpoint, match
+from webkit_asgi.routes import ROLES, ROUTES, Endpoint, match
 
 
 @pytest.mark.parametrize(
@@ -12,6 +13,8 @@ from webkit_asgi.routes import PUBLIC, ROUTES, Endpoint, match
     [
         ("GET", "/healthz", endpoints.health, ""),
         ("GET", "/readyz", endpoints.ready, ""),
+        ("GET", "/metrics", endpoints.scrape, ""),
+        ("POST", "/admin/drain", endpoints.drain, ""),
         ("GET", "/sessions", endpoints.list_sessions, ""),
         ("POST", "/sessions", endpoints.create_session, ""),
         ("GET", "/sessions/abc", endpoints.show_session, "abc"),
@@ -42,6 +45,10 @@ def test_match_of_head_is_that_of_get(path: str) -> None:
         "/",
         "/healthz/",
         "/Healthz",
+        "/metrics/",
+        "/admin",
+        "/admin/",
+        "/admin/drain/",
         "/session",
         "/sessions/",
         "//sessions",
@@ -67,6 +74,9 @@ def test_match_of_no_path_is_not_found_by_any_method(method: str, path: str) -> 
     [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/readyz", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("GET", "/admin/drain", "POST"),
+        ("HEAD", "/admin/drain", "POST"),
         ("PUT", "/sessions", "GET, POST, HEAD"),
         ("POST", "/sessions/abc", "GET, DELETE, HEAD"),
         ("GET", "/sessions/abc/input", "POST"),
@@ -86,6 +96,20 @@ def test_match_of_no_method_says_which_there_are(
     assert caught.value.allow == allow
 
 
-def test_public_paths_are_routes_that_only_read() -> None:
-    assert {"/healthz", "/readyz"} == PUBLIC
-    assert all(set(ROUTES[path]) == {"GET"} for path in PUBLIC)
+def paths_of(role: Role) -> set[str]:
+    return {path for path, its_role in ROLES.items() if its_role is role}
+
+
+def test_paths_for_anybody_are_routes_that_only_read() -> None:
+    assert paths_of(Role.ANYBODY) == {"/healthz", "/readyz"}
+    assert all(set(ROUTES[path]) == {"GET"} for path in paths_of(Role.ANYBODY))
+
+
+def test_paths_for_operators_are_those_that_say_so() -> None:
+    assert paths_of(Role.SCRAPER) == {"/metrics"}
+    assert paths_of(Role.ADMIN) == {path for path in ROUTES if "/admin" in path}
+
+
+def test_roles_are_those_of_paths_that_are_routes() -> None:
+    """A role of a path that is misspelled would leave the path to every user."""
+    assert ROLES.keys() <= ROUTES.keys()

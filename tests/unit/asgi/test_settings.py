@@ -12,7 +12,14 @@ from webkit_core import ConfigError
 
 NAMES = Settings.__struct_fields__
 SECONDS = [name for name in NAMES if name.endswith("_s")]
-COUNTS = [name for name in NAMES if name not in SECONDS and name != "demo"]
+SWITCHES = ["demo"]
+TEXTS = ["cors_origins", "log_format"]
+COUNTS = [name for name in NAMES if name not in SECONDS + SWITCHES + TEXTS]
+
+MAY_BE_ZERO = {"concurrent_starts", "drain_timeout_s"}
+"""0 is the number of cores, and no time at all."""
+
+GOOD = {name: "json" if name == "log_format" else "1" for name in NAMES}
 
 
 def variable(name: str) -> str:
@@ -29,9 +36,14 @@ def test_settings_are_those_that_are_documented() -> None:
         max_sessions=100,
         max_body_bytes=16 * 1024 * 1024,
         queued_messages=32,
+        concurrent_starts=0,
+        start_queue_s=30.0,
+        drain_timeout_s=600.0,
+        cors_origins="",
+        log_format="text",
         demo=False,
     )
-    assert len(NAMES) == 9
+    assert len(NAMES) == 14
 
 
 def test_settings_cannot_be_changed_while_the_server_runs() -> None:
@@ -41,7 +53,7 @@ def test_settings_cannot_be_changed_while_the_server_runs() -> None:
 
 @pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
 def test_settings_with_a_unit_have_it_in_their_name(name: str) -> None:
-    units = ("_s", "_bytes", "_events", "_sessions", "_messages")
+    units = ("_s", "_bytes", "_events", "_sessions", "_messages", "_starts")
 
     assert name.endswith(units)
 
@@ -49,9 +61,9 @@ def test_settings_with_a_unit_have_it_in_their_name(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_from_env_reads_the_variable_of_the_setting(name: str) -> None:
     """And of that setting alone."""
-    found = Settings.from_env({variable(name): "1"})
+    found = Settings.from_env({variable(name): GOOD[name]})
 
-    assert getattr(found, name) == 1
+    assert getattr(found, name) == (GOOD[name] if name in TEXTS else 1)
     assert found == msgspec.structs.replace(Settings(), **{name: getattr(found, name)})
 
 
@@ -67,6 +79,23 @@ def test_from_env_reads_a_switch(text: str, value: bool) -> None:
     assert Settings.from_env({DEMO_VARIABLE: text}).demo is value
 
 
+@pytest.mark.parametrize("name", sorted(MAY_BE_ZERO))
+def test_from_env_takes_zero_where_it_has_a_meaning(name: str) -> None:
+    zero: dict[str, Any] = {name: 0}
+
+    assert Settings.from_env({variable(name): "0"}) == Settings(**zero)
+    assert Settings(**zero).checked() == Settings(**zero)
+
+
+def test_from_env_takes_text_as_it_is() -> None:
+    """What it means is for whoever uses it; a number is text too."""
+    origins = " https://app.example, http://localhost:3000 "
+
+    assert Settings.from_env({variable("cors_origins"): origins}) == Settings(
+        cors_origins=origins
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_from_env_takes_an_empty_variable_as_unset(name: str) -> None:
     assert Settings.from_env({variable(name): ""}) == Settings()
@@ -79,15 +108,17 @@ def test_from_env_takes_an_empty_variable_as_unset(name: str) -> None:
         for names, texts in (
             (SECONDS, ("0", "-1", "nan", "inf", "-inf", "1e9", "15s", "True", " 1")),
             (COUNTS, ("0", "-1", "1.5", "nan", "inf", "10k", "1,000", "0x10", "True")),
-            (["demo"], ("yes", "2", "on", "-1")),
+            (SWITCHES, ("yes", "2", "on", "-1")),
         )
         for name in names
         for text in texts
+        if not (text == "0" and name in MAY_BE_ZERO)
     ],
 )
 def test_from_env_with_a_bad_value_names_the_variable(name: str, text: str) -> None:
     """And its value, and what it should be, among other variables that are right."""
-    environ = {variable(other): "1" for other in NAMES} | {variable(name): text}
+    good = {variable(other): GOOD[other] for other in NAMES}
+    environ = good | {variable(name): text}
 
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(environ)
@@ -96,7 +127,15 @@ def test_from_env_with_a_bad_value_names_the_variable(name: str, text: str) -> N
     assert "$" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["keepalive_s", "max_sessions", "demo"])
+@pytest.mark.parametrize("text", ["JSON", "xml", "1", " json"])
+def test_from_env_with_a_log_format_that_is_none_names_the_variable(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable("log_format"): text})
+
+    assert str(caught.value).startswith(f"AGENT_WEBKIT_LOG_FORMAT={text!r}: ")
+
+
+@pytest.mark.parametrize("name", ["keepalive_s", "max_sessions", "log_format", "demo"])
 def test_from_env_with_bytes_that_are_no_text_names_the_variable(name: str) -> None:
     """``os.environ`` holds them as lone surrogates."""
     with pytest.raises(ConfigError, match=variable(name)):
@@ -112,9 +151,12 @@ def test_checked_settings_in_range_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, value) for name in SECONDS for value in (0, -1.0, float("nan"), 1e9)),
-        *((name, value) for name in COUNTS for value in (0, -1, 1.5, "1")),
+        *((name, value) for name in SECONDS for value in (-1.0, float("nan"), 1e9)),
+        *((name, value) for name in COUNTS for value in (-1, 1.5, "1")),
+        *((name, 0) for name in SECONDS + COUNTS if name not in MAY_BE_ZERO),
         ("demo", 1),
+        ("cors_origins", ["https://app.example"]),
+        ("log_format", "xml"),
     ],
 )
 def test_checked_settings_out_of_range_are_named(name: str, value: Any) -> None:
@@ -130,9 +172,11 @@ def test_from_env_reports_a_variable_nobody_knows(
         "AGENT_WEBKIT_KEEP_ALIVE_S": "5",
         "AGENT_WEBKIT_AUTH_TOKEN": "a secret",
         "AGENT_WEBKIT_NO_AUTH": "0",
+        "AGENT_WEBKIT_ADMIN_TOKEN": "another",
+        "AGENT_WEBKIT_METRICS_TOKEN": "a third",
         "KEEPALIVE_S": "5",
         "agent_webkit_keepalive_s": "5",
-        **{variable(name): "1" for name in NAMES},
+        **{variable(name): GOOD[name] for name in NAMES},
     }
     with caplog.at_level(logging.WARNING, "webkit_asgi.settings"):
         Settings.from_env(environ)

@@ -4,16 +4,24 @@ import asyncio
 import gc
 import json
 import logging
+import socket
 import weakref
 from typing import Any
 
 import pytest
 
+from tests.unit.core.collecting import Collecting
 from tests.unit.core.stepping import settle
 from webkit_asgi.exchange import Exchange
-from webkit_asgi.stream import HEADERS, RETRY_MS, EventStream
+from webkit_asgi.stream import (
+    HEADERS,
+    RETRY_AFTER_DRAIN_MS,
+    RETRY_MS,
+    EventStream,
+    OpenStreams,
+)
 from webkit_asgi.types import Headers, Message, Receive, Scope, Send
-from webkit_core import Limits, Session, SessionConfig, sse
+from webkit_core import Limits, Session, SessionConfig, event_log, sse
 from webkit_core.testing import ScriptedFactory
 
 from .driver import Call, Tasks, no_more_tasks_than, running
@@ -41,6 +49,7 @@ class Stream(Call):
         keepalive_s: float = 15.0,
         send_timeout_s: float = 60.0,
         headers: Headers | None = None,
+        among: OpenStreams | None = None,
     ) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             stream = Watched(
@@ -49,6 +58,7 @@ class Stream(Call):
                 headers or [],
                 keepalive_s=keepalive_s,
                 send_timeout_s=send_timeout_s,
+                among=among or OpenStreams(),
             )
             self.watched.append(weakref.ref(stream))
             await stream.answer(Exchange(scope, receive, send))
@@ -87,12 +97,13 @@ class Stream(Call):
         return self.bodies.count(sse.KEEPALIVE)
 
 
-def filled(count: int, max_size: int = 1000) -> Session:
+def filled(count: int, max_size: int = 1000, told: Collecting | None = None) -> Session:
     """Return a session of so many events; its agent is never started."""
     session = Session(
         SessionConfig(session_id="a-session"),
         ScriptedFactory(),
         limits=Limits(buffer_events=max_size),
+        telemetry=None if told is None else told.telemetry,
     )
     add(session, count)
     return session
@@ -464,6 +475,436 @@ async def test_cancellation_is_raised_again_and_leaves_nothing(
     assert session.log._broadcast.waiting == 0
     assert session.subscribers == 0
     assert await left_nothing_behind(stream, before)
+
+
+# --- the server goes away
+
+
+def leaving() -> OpenStreams:
+    """The streams of a server that is going away."""
+    among = OpenStreams()
+    among.going_away = True
+    return among
+
+
+async def test_stream_of_a_server_that_goes_away_ends_with_a_later_retry() -> None:
+    session = filled(2)
+    session.log.close()
+
+    stream = await Stream(session, among=leaving()).done()
+
+    retry_ms = stream.parsed[0].retry_ms
+    assert retry_ms is not None
+    assert stream.bodies[-2:] == [sse.retry(retry_ms), b""]
+    assert stream.ids == [1, 2]
+    assert stream.complete
+
+
+async def test_server_that_goes_away_after_the_stream_began_counts() -> None:
+    session, among = filled(1), OpenStreams()
+    stream = await Stream(session, among=among).start().got(1)
+
+    among.going_away = True
+    session.log.close()
+    await stream.done()
+
+    assert stream.body.count(b"retry: ") == 2
+
+
+async def test_clients_of_a_server_that_goes_away_come_back_at_different_times() -> (
+    None
+):
+    session = filled(0)
+    session.log.close()
+    delays = set()
+    for _ in range(50):
+        stream = await Stream(session, among=leaving()).done()
+        delays.add(stream.parsed[0].retry_ms or 0)
+
+    low, high = RETRY_AFTER_DRAIN_MS
+    assert all(low <= delay <= high for delay in delays)
+    # 50 draws of 13 slots that all are alike: as good as never
+    assert len({delay // 1000 for delay in delays}) > 1
+    assert RETRY_AFTER_DRAIN_MS > RETRY_MS
+
+
+async def test_stream_of_a_server_that_stays_has_one_retry() -> None:
+    session = filled(1)
+    session.log.close()
+
+    stream = await Stream(session).done()
+
+    assert stream.body.count(b"retry: ") == 1
+
+
+async def test_subscriber_that_fell_behind_is_told_of_the_servers_end_too() -> None:
+    session = filled(1, max_size=3)
+    stream = await Stream(session, among=leaving()).start().got(1)
+
+    add(session, 5)
+    await stream.done()
+
+    assert stream.bodies[-3].startswith(b"event: error\n")
+    assert stream.bodies[-2].startswith(b"retry: ")
+    assert stream.complete
+
+
+async def test_client_that_left_is_told_nothing_of_a_server_that_goes_away() -> None:
+    stream = await Stream(filled(1), among=leaving()).start().got(1)
+    sends = len(stream.sent)
+
+    stream.leave()
+    await stream.done()
+
+    assert len(stream.sent) == sends
+
+
+class Transport:
+    """What a server's connection stands on, as far as a stream makes use of it."""
+
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        self.sock = sock
+        self.aborted = 0
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.sock if name == "socket" else None
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+class Connected(Stream):
+    """A subscriber over a server that lets us at its transport, as uvicorn does."""
+
+    def __init__(self, session: Session, **rest: Any) -> None:
+        super().__init__(session, **rest)
+        self.transport = Transport()
+
+
+async def test_clients_that_do_not_take_their_end_are_given_up_together() -> None:
+    before = running()
+    told, among = Collecting(), OpenStreams()
+    session = filled(1, told=told)
+    streams = [Connected(session, among=among) for _ in range(3)]
+    for stream in streams:
+        await stream.start().got(1)
+        stream.gate.clear()
+    session.log.close()
+    await settle()
+
+    among.give_up()
+    for stream in streams:
+        await stream.done()
+
+    assert [stream.transport.aborted for stream in streams] == [1, 1, 1]
+    assert [stream.cancelling for stream in streams] == [0, 0, 0]
+    assert not any(stream.complete for stream in streams)
+    assert session.subscribers == 0
+    assert evicted(told) == {"fell_behind": 0, "took_nothing": 3}
+    assert await no_more_tasks_than(before)
+
+
+async def test_give_up_leaves_those_alone_that_have_ended() -> None:
+    """Their requests may go on behind the stream: in a middleware, or a server."""
+    session, among = filled(1), OpenStreams()
+    session.log.close()
+    stream = Connected(session, among=among)
+    inner = stream._app
+    cancelled: list[bool] = []
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+        among.give_up()
+        try:
+            await settle()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    stream._app = middleware
+    await stream.done()
+
+    assert cancelled == []
+    assert stream.complete
+    assert stream.transport.aborted == 0
+
+
+async def test_give_up_twice_is_once() -> None:
+    session, among = filled(1), OpenStreams()
+    stream = Connected(session, among=among)
+    stream.blocks_at = 2
+    await stream.start().blocked()
+
+    among.give_up()
+    among.give_up()
+    await stream.done()
+
+    assert stream.transport.aborted == 1
+    assert stream.cancelling == 0
+
+
+async def test_streams_of_another_server_go_on() -> None:
+    session, among = filled(1), OpenStreams()
+    stream = await Stream(session, among=among).start().got(1)
+
+    OpenStreams().give_up()
+    add(session, 1)
+
+    await stream.got(1, 2)
+    stream.leave()
+    await stream.done()
+
+
+async def test_client_that_takes_nothing_has_its_connection_dropped() -> None:
+    """A graceful close would wait for it for ever."""
+    stream = Connected(filled(1), keepalive_s=0.01, send_timeout_s=0.01)
+    stream.blocks_at = 2
+
+    await stream.done()
+
+    assert stream.transport.aborted == 1
+
+
+@pytest.mark.parametrize("end", ["log", "client"])
+async def test_stream_that_ends_otherwise_leaves_its_connection(end: str) -> None:
+    """The next request comes over it."""
+    session = filled(1)
+    stream = Connected(session)
+    await stream.start().got(1)
+
+    if end == "log":
+        session.log.close()
+    else:
+        stream.leave()
+    await stream.done()
+
+    assert stream.transport.aborted == 0
+
+
+async def test_stream_lets_the_kernel_give_up_a_peer_that_vanished() -> None:
+    session = filled(1)
+    session.log.close()
+    with socket.socket(socket.AF_INET) as sock:
+        stream = Connected(session, send_timeout_s=30)
+        stream.transport.sock = sock
+
+        await stream.done()
+
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if (name := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+            assert sock.getsockopt(socket.IPPROTO_TCP, name) == 30_000
+
+
+# --- what is counted
+
+
+def evicted(told: Collecting) -> dict[Any, float]:
+    return told.numbers("agent_webkit.subscribers.evicted", "reason")
+
+
+def lags(told: Collecting) -> tuple[int, float]:
+    """How often a lag was recorded, and their sum in seconds."""
+    return told.times("agent_webkit.events.lag").get(None, (0, 0.0))
+
+
+async def test_traffic_is_events_and_their_bytes_and_nothing_else() -> None:
+    """Neither what keeps a stream alive nor what it begins with."""
+    session = filled(3)
+    stream = Stream(session, keepalive_s=0.01).start()
+    await stream.kept_alive(1)
+    add(session, 2)
+    await stream.got(1, 2, 3, 4, 5)
+
+    assert session.traffic.frames == 5
+    assert session.traffic.bytes == session.log.held_bytes
+    stream.leave()
+    await stream.done()
+
+
+async def test_traffic_of_all_subscribers_is_one_sum() -> None:
+    session = filled(4)
+    session.log.close()
+    for cursor in (0, 1, 4):
+        await Stream(session, cursor).done()
+
+    assert session.traffic.frames == 4 + 3 + 0
+
+
+async def test_traffic_that_was_not_taken_is_not_counted() -> None:
+    session = filled(3)
+    stream = Stream(session)
+    stream.blocks_at = 2
+    await stream.start().blocked()
+
+    assert (session.traffic.frames, session.traffic.bytes) == (0, 0)
+    stream.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream.done()
+    assert (session.traffic.frames, session.traffic.bytes) == (0, 0)
+
+
+async def test_subscriber_that_fell_behind_is_counted() -> None:
+    told = Collecting()
+    session = filled(1, max_size=3, told=told)
+    stream = await Stream(session).start().got(1)
+
+    add(session, 5)
+    await stream.done()
+
+    assert evicted(told) == {"fell_behind": 1, "took_nothing": 0}
+
+
+async def test_subscriber_that_took_nothing_is_counted_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = Collecting()
+    stream = Stream(filled(1, told=told), keepalive_s=0.01, send_timeout_s=0.01)
+    stream.blocks_at = 2
+
+    with caplog.at_level(logging.WARNING, "webkit_asgi"):
+        await stream.done()
+
+    assert evicted(told) == {"fell_behind": 0, "took_nothing": 1}
+    (record,) = caplog.records
+    assert vars(record)["session_id"] == "a-session"
+
+
+@pytest.mark.parametrize("end", ["log", "client", "cancelled"])
+async def test_subscriber_that_ended_otherwise_is_not_counted(end: str) -> None:
+    told = Collecting()
+    session = filled(1, told=told)
+    stream = await Stream(session).start().got(1)
+
+    if end == "log":
+        session.log.close()
+    elif end == "client":
+        stream.leave()
+    else:
+        stream.task.cancel()
+    await asyncio.wait({stream.task})
+
+    assert evicted(told) == {"fell_behind": 0, "took_nothing": 0}
+
+
+class LoopClock:
+    """Stands where ``time`` is, for a loop whose clock jumps."""
+
+    def perf_counter(self) -> float:
+        return now_s()
+
+
+@pytest.fixture
+def loops_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "time", LoopClock())
+
+
+TICK_S = 15.0 / 4
+"""How often a stream is looked at when the keepalive is as by default."""
+
+
+@pytest.mark.usefixtures("loops_clock")
+def test_lag_is_from_the_append_to_the_end_of_the_send() -> None:
+    async def main() -> None:
+        told = Collecting()
+        session = filled(0, told=told)
+        stream = Stream(session).start()
+        await asyncio.sleep(TICK_S * 1.5)
+        stream.takes_s = 2.0
+
+        add(session, 1)
+        await asyncio.sleep(2.5)
+
+        count, total_s = lags(told)
+        assert count == 1
+        assert total_s == pytest.approx(2.0)
+        stream.leave()
+        await stream.done()
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("loops_clock")
+def test_lag_is_of_one_event_from_one_tick_to_the_next() -> None:
+    """So that it costs an event nothing."""
+
+    async def main() -> None:
+        told = Collecting()
+        session = filled(3, told=told)
+        stream = Stream(session).start()
+        await asyncio.sleep(TICK_S / 2)
+        add(session, 1)
+        await settle()
+        assert lags(told)[0] == 0  # nobody has looked at the clock yet
+
+        for ticks in range(1, 4):
+            await asyncio.sleep(TICK_S)
+            for _ in range(20):
+                add(session, 1)
+                await settle()
+            assert lags(told)[0] == ticks
+        assert lags(told)[1] == pytest.approx(0)
+        stream.leave()
+        await stream.done()
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("loops_clock")
+def test_lag_of_an_event_that_leaves_among_others_counts() -> None:
+    """A subscriber that is behind gets everything it missed in one send."""
+
+    async def main() -> None:
+        told = Collecting()
+        session = filled(0, told=told)
+        stream = Stream(session).start()
+        await asyncio.sleep(TICK_S * 1.5)
+
+        add(session, 50)
+        await stream.got(*range(1, 51))
+
+        assert lags(told)[0] == 1
+        stream.leave()
+        await stream.done()
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("loops_clock")
+def test_lag_is_that_of_each_subscriber() -> None:
+    async def main() -> None:
+        told = Collecting()
+        session = filled(0, told=told)
+        slow, fast = Stream(session), Stream(session)
+        for stream in (slow, fast):
+            stream.start()
+        await asyncio.sleep(TICK_S * 1.5)
+        slow.takes_s = 3.0
+
+        add(session, 1)
+        await asyncio.sleep(3.5)
+
+        count, total_s = lags(told)
+        assert count == 2
+        assert total_s == pytest.approx(3.0)
+        for stream in (slow, fast):
+            stream.leave()
+            await stream.done()
+
+    run_in_no_time(main())
+
+
+def test_lag_of_a_quiet_stream_is_none() -> None:
+    async def main() -> None:
+        told = Collecting()
+        session = filled(2, told=told)
+        stream = Stream(session).start()
+        await asyncio.sleep(TICK_S * 20)
+        session.log.close()
+        await stream.done()
+
+        assert lags(told) == (0, 0.0)
+
+    run_in_no_time(main())
 
 
 # --- keepalive: on the real loops, then to the second

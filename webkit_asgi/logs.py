@@ -1,0 +1,71 @@
+"""Log lines: a handler for what this project says, and JSON lines on request.
+
+uvicorn sets up handlers for itself and for nobody else, so without this the creation
+and end of sessions would be said to no one. Only the application that uvicorn loads by
+name does it; embedders have logging of their own.
+
+Rules: a handler that somebody has set up is left alone; a JSON line is one object on
+one line, and carries the session's id and the trace's where there are any.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from opentelemetry import trace
+
+from webkit_core import encode_payload
+
+LogFormat = Literal["text", "json"]
+
+PACKAGES: Final = ("webkit_core", "webkit_asgi")
+SERVER: Final = ("uvicorn", "uvicorn.access")
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one JSON object on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (session_id := getattr(record, "session_id", None)) is not None:
+            line["session_id"] = session_id
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            line["trace_id"] = format(context.trace_id, "032x")
+            line["span_id"] = format(context.span_id, "016x")
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return encode_payload(line).decode()
+
+
+def set_up_logging(form: LogFormat) -> None:
+    """Let what this project says be seen, in ``form``; uvicorn's lines too.
+
+    Idempotent.
+    """
+    formatter = (
+        JsonLines()
+        if form == "json"
+        else logging.Formatter("%(levelname)s:     %(message)s")
+    )
+    if not logging.getLogger().handlers:
+        for name in PACKAGES:
+            logger = logging.getLogger(name)
+            if not logger.handlers:
+                logger.addHandler(logging.StreamHandler(sys.stderr))
+                logger.setLevel(logger.level or logging.INFO)
+            logger.handlers[0].setFormatter(formatter)
+    if form == "json":
+        for name in ("", *SERVER):
+            for handler in logging.getLogger(name).handlers:
+                handler.setFormatter(formatter)
