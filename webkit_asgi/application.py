@@ -181,7 +181,8 @@ class Application:
             drained = self.stop()
         else:
             drained = self.drain()
-            logger.info("a second signal ends them now")
+            if not drained.done() and self.settings.drain_timeout_s:
+                logger.info("a second signal ends them now")
         self._keep(asyncio.ensure_future(self._leave(drained)))
 
     async def _leave(self, drained: asyncio.Future[None]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
-from weakref import WeakSet
+from weakref import ref
 
 from msgspec import Struct
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -61,7 +61,8 @@ class Gauges:
     """The instruments of one meter; see the module."""
 
     def __init__(self, meter: Meter) -> None:
-        self._sources: WeakSet[Source] = WeakSet()
+        # Replaced and never changed: it may be iterated over in another thread.
+        self._sources: tuple[ref[Source], ...] = ()
         gauge = meter.create_observable_gauge
         counter = meter.create_observable_counter
         total = self._total
@@ -134,7 +135,8 @@ class Gauges:
 
     def watch(self, source: Source) -> None:
         """Collect from ``source`` too, for as long as it lives."""
-        self._sources.add(source)
+        known = (k for k in self._sources if k() not in (None, source))
+        self._sources = (*known, ref(source))
 
     def _total(self, value: Callable[[Snapshot], int]) -> _Callback:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -163,4 +165,5 @@ class Gauges:
         ]
 
     def _snapshots(self, *, agents: bool = False) -> list[Snapshot]:
-        return [source.snapshot(agents=agents) for source in tuple(self._sources)]
+        sources = (known() for known in self._sources)
+        return [s.snapshot(agents=agents) for s in sources if s is not None]

@@ -18,31 +18,29 @@ import math
 import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec.structs import replace
-from opentelemetry.trace import use_span
+from opentelemetry.context import Context
+from opentelemetry.trace import Status, StatusCode, use_span
 
 from .agent import SdkFactory, SessionConfig
 from .broadcast import Broadcast
+from .census import Census
 from .claude import ClaudeFactory
+from .departed import Departed
 from .errors import (
     AgentStartError,
     CapacityExceeded,
     Draining,
-    SessionClosed,
     SessionExists,
-    SessionExpired,
-    SessionNotFound,
-    StartQueueTimeout,
+    WebkitError,
 )
-from .gauges import Snapshot, Traffic
-from .lifecycle import State
+from .gauges import Snapshot
 from .limits import Deadlines, Limits
-from .process import private_bytes
 from .session import Session
+from .start_queue import StartQueue
 from .telemetry import Telemetry, now_s, telemetry_for
 
 logger = logging.getLogger(__name__)
@@ -52,8 +50,8 @@ REAPS_PER_TIMEOUT: Final = 4
 
 MAX_REAP_INTERVAL_S: Final = 15.0
 
-MAX_REMEMBERED: Final = 4096
-"""Sessions that are gone and still told apart from those that never were."""
+NOT_STARTED: Final = "not started"
+"""Why a session ended that never was up: it is neither counted nor remembered."""
 
 
 class SessionRegistry:
@@ -93,18 +91,15 @@ class SessionRegistry:
         self._factory = sdk_factory or ClaudeFactory()
         self._idle_timeout_s = idle_timeout_s
         self._max_sessions = max_sessions
-        self._starts = asyncio.Semaphore(concurrent_starts or os.cpu_count() or 1)
-        self._start_queue_s = start_queue_s
+        self._starts = StartQueue(
+            concurrent_starts or os.cpu_count() or 1, start_queue_s
+        )
         self._limits = limits
         self._deadlines = deadlines
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
-        self._queued = 0
-        self._gone: dict[str, type[SessionNotFound]] = {}
+        self._census = Census()
+        self._departed = Departed()
         self._reasons: dict[str, str] = {}
-        self._traffic = Traffic()
-        self._past_events = 0
-        self._past_evicted = 0
         self._changed = Broadcast()
         self._reaper: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Future[None]] = set()
@@ -114,14 +109,14 @@ class SessionRegistry:
         self.telemetry.watch(self)
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(tuple(self._sessions.values()))
+        return iter(self._census)
 
     def live_count(self) -> int:
         """Return how many sessions hold an agent or wait for one.
 
         Those are counted too that are coming up or on their way out.
         """
-        return self._queued + sum(not session.released for session in self)
+        return self._starts.waiting + self._census.live
 
     @property
     def draining(self) -> bool:
@@ -143,8 +138,18 @@ class SessionRegistry:
         if not config.session_id:
             config = replace(config, session_id=str(uuid.uuid4()))
         span = self.telemetry.span("create", config.session_id)
-        with use_span(span, end_on_exit=True):
-            session = await self._create(config)
+        # An agent's own words may be in the error: the span has its code alone.
+        with use_span(
+            span,
+            end_on_exit=True,
+            record_exception=False,
+            set_status_on_exception=False,
+        ):
+            try:
+                session = await self._create(config)
+            except WebkitError as error:
+                span.set_status(Status(StatusCode.ERROR, error.code))
+                raise
             span.set_attribute("event_seq", session.log.last_seq)
         self.telemetry.session_created(now_s() - began_s)
         logger.info("session %s created", session.id, extra={"session_id": session.id})
@@ -155,51 +160,45 @@ class SessionRegistry:
             raise Draining
         if self.live_count() >= self._max_sessions:
             raise CapacityExceeded(self._max_sessions)
-        if config.session_id in self._sessions:
-            raise SessionExists(config.session_id)
-        await self._turn_to_start()
+        self._check_is_new(config.session_id)
         try:
-            if self._draining:
-                raise Draining
-            return await self._start(config)
+            await self._starts.enter()
         finally:
-            self._starts.release()
-
-    async def _turn_to_start(self) -> None:
-        """Wait for a turn; the caller has to release it."""
-        self._queued += 1
-        try:
-            async with asyncio.timeout(self._start_queue_s):
-                await self._starts.acquire()
-        except TimeoutError:
-            raise StartQueueTimeout(self._start_queue_s) from None
-        finally:
-            self._queued -= 1
             self._changed.publish()
+        try:
+            self._check_is_new(config.session_id)
+        except SessionExists:
+            self._starts.leave()
+            raise
+        return await self._start(config)
+
+    def _check_is_new(self, session_id: str) -> None:
+        if self._census.get(session_id) is not None:
+            raise SessionExists(session_id)
 
     async def _start(self, config: SessionConfig) -> Session:
+        """Start a session in its turn, which is given back when it is up or gone."""
         session = Session(
             config,
             self._factory,
             limits=self._limits,
             deadlines=self._deadlines,
             telemetry=self.telemetry,
-            traffic=self._traffic,
+            traffic=self._census.traffic,
             clock=self._clock,
         )
-        self._sessions[session.id] = session
+        self._census.add(session)
         try:
             await session.start()
-        except AgentStartError as error:
-            self._begin_end(session, "not started")
-            if self._shut_down:
+        except BaseException as error:
+            # Failed or cancelled: nobody knows its id. Its agent may still be on its
+            # way out, and shutdown() must be able to wait for that.
+            ending = self._begin_end(session, NOT_STARTED)
+            ending.add_done_callback(lambda _: self._starts.leave())
+            if isinstance(error, AgentStartError) and self._shut_down:
                 raise Draining from error
             raise
-        except BaseException:
-            # Cancelled: nobody knows its id. Its agent may still be on its way out, and
-            # shutdown() must be able to wait for that.
-            self._begin_end(session, "not started")
-            raise
+        self._starts.leave()
         session.on_released(self._released)
         return session
 
@@ -210,9 +209,9 @@ class SessionRegistry:
             SessionExpired, SessionClosed: there was one, not long ago.
             SessionNotFound: there is none of that id.
         """
-        session = self._sessions.get(session_id)
+        session = self._census.get(session_id)
         if session is None:
-            raise self._gone.get(session_id, SessionNotFound)(session_id)
+            raise self._departed.error(session_id)
         return session
 
     async def remove(self, session_id: str) -> None:
@@ -223,40 +222,35 @@ class SessionRegistry:
         Raises:
             SessionNotFound: there is none of that id.
         """
-        await asyncio.shield(self._begin_end(self.get(session_id), "closed"))
+        await self._end([self.get(session_id)], "closed")
+
+    async def _end(self, sessions: Iterable[Session], reason: str) -> None:
+        """End sessions, in parallel; it goes on when the caller is cancelled."""
+        endings = [self._begin_end(session, reason) for session in sessions]
+        await asyncio.gather(*(asyncio.shield(ending) for ending in endings))
 
     def _begin_end(self, session: Session, reason: str) -> asyncio.Future[None]:
-        ending = asyncio.ensure_future(self._end(session, reason))
+        self._reasons.setdefault(session.id, reason)
+        ending = asyncio.ensure_future(self._close(session))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         return ending
 
-    async def _end(self, session: Session, reason: str) -> None:
-        self._reasons.setdefault(session.id, reason)
-        try:
-            await session.close()
-        finally:
-            if session.ended:
-                self._drop(session, reason)
-
-    def _drop(self, session: Session, reason: str) -> None:
-        self._reasons.pop(session.id, None)
-        if self._sessions.get(session.id) is session:
-            del self._sessions[session.id]
-            self._past_events += session.log.last_seq
-            self._past_evicted += session.log.oldest_seq - 1
-            gone = SessionExpired if reason == "idle" else SessionClosed
-            self._gone[session.id] = gone
-            if len(self._gone) > MAX_REMEMBERED:
-                del self._gone[next(iter(self._gone))]
+    async def _close(self, session: Session) -> None:
+        await session.close()
+        reason = self._reasons.pop(session.id, NOT_STARTED)
+        self._census.remove(session)
+        if reason != NOT_STARTED:
+            self._departed.remember(session.id, expired=reason == "idle")
         self._changed.publish()
 
     def _released(self, session: Session) -> None:
         """Count a session whose agent is gone, for whatever reason."""
         reason = "error" if session.failure else self._reasons.get(session.id, "closed")
         self.telemetry.session_evicted(reason)
+        seq = session.log.last_seq
         self.telemetry.span(
-            "evict", session.id, reason=reason, event_seq=session.log.last_seq
+            "evict", session.id, Context(), reason=reason, event_seq=seq
         ).end()
         logger.info(
             "session %s ended: %s", session.id, reason, extra={"session_id": session.id}
@@ -284,7 +278,7 @@ class SessionRegistry:
         idle = [session for session in self if session.idle_s() >= self._idle_timeout_s]
         for session in idle:
             session.stop()  # before anybody can say something to it
-        await asyncio.gather(*(self._end(session, "idle") for session in idle))
+        await self._end(idle, "idle")
         return len(idle)
 
     # --- the end
@@ -296,21 +290,31 @@ class SessionRegistry:
         idled out, or when ``timeout_s`` seconds are over and the rest was ended as by
         :meth:`shutdown`. May be called again: the earliest end holds.
         """
-        loop = asyncio.get_running_loop()
-        self._draining = True
-        self._drain_by_s = min(self._drain_by_s, loop.time() + timeout_s)
-        self._changed.publish()
-        self.start_reaper()
-        span = self.telemetry.span("drain", "", live_sessions=self.live_count())
-        with use_span(span, end_on_exit=True):
-            while self.live_count() and loop.time() < self._drain_by_s:
-                try:
-                    async with asyncio.timeout_at(self._drain_by_s):
-                        await self._changed.wait()
-                except TimeoutError:
+        by_s = asyncio.get_running_loop().time() + timeout_s
+        self._drain_by_s = min(self._drain_by_s, by_s)
+        if self._draining:
+            self._changed.publish()
+            await self._drain_until_due()
+        else:
+            self._draining = True
+            self._starts.close()
+            self.start_reaper()
+            span = self.telemetry.span("drain", "", live_sessions=self.live_count())
+            with use_span(span, end_on_exit=True):
+                span.set_attribute("ended_sessions", await self._drain_until_due())
+
+    async def _drain_until_due(self) -> int:
+        """Wait, end what is left, and return how many that were."""
+        while self.live_count():
+            try:
+                async with asyncio.timeout_at(self._drain_by_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                if asyncio.get_running_loop().time() >= self._drain_by_s:
                     break
-            span.set_attribute("ended_sessions", self.live_count())
-            await self.shutdown()
+        left = self.live_count()
+        await self.shutdown()
+        return left
 
     async def shutdown(self) -> None:
         """Take no new sessions, close all there are, in parallel. Idempotent.
@@ -318,28 +322,14 @@ class SessionRegistry:
         Returns when every agent is gone; bounded by the deadlines.
         """
         self._draining = self._shut_down = True
+        self._starts.close()
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
-        await asyncio.gather(*(self._end(session, "drain") for session in self))
+        await self._end(self, "drain")
 
     # --- what metrics are made of
 
     def snapshot(self, *, agents: bool = False) -> Snapshot:
         """Return what the sessions are and have done. May be asked in any thread."""
-        sessions = tuple(self)
-        states = Counter(session.state.value for session in sessions)
-        pids = [session.agent_pid for session in sessions] if agents else []
-        return Snapshot(
-            live=self.live_count(),
-            starting=self._queued + states[State.STARTING.value],
-            states=states,
-            subscribers=sum(session.subscribers for session in sessions),
-            events=self._past_events + sum(s.log.last_seq for s in sessions),
-            events_evicted=self._past_evicted
-            + sum(s.log.oldest_seq - 1 for s in sessions),
-            frames=self._traffic.frames,
-            bytes=self._traffic.bytes,
-            ask_ages_s=[age_s for s in sessions for age_s in s.ask_ages_s],
-            agent_bytes=[private_bytes(pid) for pid in pids if pid is not None],
-        )
+        return self._census.snapshot(self._starts.waiting, agents=agents)

@@ -47,7 +47,7 @@ class Telemetry:
     ) -> None:
         self.tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
         self.meter = meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
-        self._gauges = Gauges(meter)
+        self._gauges = _gauges_for(meter_provider)
         self._winners: set[str] = set()
         self._created = meter.create_counter(
             f"{SCOPE}.sessions.created", "{session}", "Sessions whose agent came up."
@@ -209,16 +209,25 @@ class Telemetry:
         )
 
 
-@cache
 def telemetry_for(
     meter_provider: MeterProvider | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> Telemetry:
-    """Return the one set of instruments for these providers.
+    """Return the one set of instruments for these providers."""
+    return _telemetry_for(meter_provider, tracer_provider)
 
-    A provider takes an instrument's first callback and drops a second one's.
-    """
+
+@cache
+def _telemetry_for(
+    meter_provider: MeterProvider | None, tracer_provider: TracerProvider | None
+) -> Telemetry:
     return Telemetry(meter_provider, tracer_provider)
+
+
+@cache
+def _gauges_for(meter_provider: MeterProvider | None) -> Gauges:
+    """Return a provider's gauges: it takes the first callback and drops a second."""
+    return Gauges(metrics.get_meter(SCOPE, meter_provider=meter_provider))
 
 
 def now_s() -> float:

@@ -38,6 +38,9 @@ ORDER: Final = (
     "ending",
     "owner",
     "session",
+    "start_queue",
+    "departed",
+    "census",
     "registry",
     "testing",
     # the public names

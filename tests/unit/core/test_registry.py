@@ -39,7 +39,7 @@ from webkit_core import (
     UserMessage,
     WebkitError,
 )
-from webkit_core.registry import MAX_REMEMBERED
+from webkit_core.departed import MAX_REMEMBERED
 from webkit_core.testing import (
     FakeClock,
     ResultMessage,
@@ -989,7 +989,7 @@ async def test_session_under_the_id_of_one_that_is_gone_is_found() -> None:
 async def test_memory_of_sessions_that_are_gone_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("webkit_core.registry.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("webkit_core.departed.MAX_REMEMBERED", 3)
     house = House()
     ids = [f"s-{number}" for number in range(5)]
 
@@ -1653,4 +1653,131 @@ async def test_snapshot_asks_for_the_agents_memory_only_when_told_to() -> None:
     assert registry.snapshot().agent_bytes == []
     (size,) = registry.snapshot(agents=True).agent_bytes
     assert size > 1_000_000
+    await registry.shutdown()
+
+
+# --- what is told and remembered in odd moments
+
+
+async def test_two_queued_creations_under_one_id_are_not_both_started() -> None:
+    house = House(concurrent_starts=1)
+    house.factory.gate = asyncio.Event()
+    creating = [house.creating(), house.creating("x"), house.creating("x")]
+    await settle()
+
+    house.factory.gate.set()
+    made = await asyncio.gather(*creating, return_exceptions=True)
+
+    assert [type(one).__name__ for one in made] == [
+        "Session",
+        "Session",
+        "SessionExists",
+    ]
+    await house.shutdown()
+    assert all(agent.disconnected for agent in house.factory.agents)
+
+
+async def test_drain_after_one_that_was_cancelled_waits_for_the_same_agents() -> None:
+    house = House(disconnect_s=0.05)
+    session = await house.create()
+    house.agent_of(session).hangs = {"disconnect"}
+    first = asyncio.ensure_future(house.registry.drain(0))
+    await house.agent_of(session).called("disconnect")
+    await settle()
+
+    first.cancel()
+    await settle()
+    await house.registry.drain(0)
+
+    assert session.released
+    assert house.evicted == {"drain": 1}
+
+
+async def test_reaper_that_is_stopped_does_not_change_why_a_session_ended() -> None:
+    house = House(disconnect_s=0.05)
+    session = await house.create()
+    house.agent_of(session).hangs = {"disconnect"}
+    house.clock.advance(IDLE_S)
+    reaping = asyncio.ensure_future(house.registry.reap())
+    await house.agent_of(session).called("disconnect")
+    await settle()
+
+    reaping.cancel()
+    await settle()
+
+    assert list(house.registry) == [session]
+    await session.wait_ended()
+    await settle()
+    assert house.evicted == {"idle": 1}
+
+
+async def test_queued_creation_is_told_at_once_that_the_registry_drains() -> None:
+    house = House(concurrent_starts=1)
+    house.factory.gate = asyncio.Event()
+    first, queued = house.creating(), house.creating()
+    await settle()
+
+    draining = asyncio.ensure_future(house.registry.drain(60))
+    await settle()
+
+    assert isinstance(queued.exception(), Draining)
+    await house.registry.drain(0)
+    await asyncio.wait({first, draining})
+    assert isinstance(first.exception(), Draining)
+
+
+async def test_session_that_never_started_was_never_there() -> None:
+    house = House()
+    house.factory.error = OSError("no such CLI")
+    with pytest.raises(AgentStartError):
+        await house.creating("x")
+    await settle()
+
+    with pytest.raises(SessionNotFound) as caught:
+        house.registry.get("x")
+
+    assert type(caught.value) is SessionNotFound
+
+
+async def test_span_of_a_failed_creation_does_not_carry_what_the_agent_wrote() -> None:
+    house = House()
+    house.factory.error = OSError("confidential")
+    with pytest.raises(AgentStartError):
+        await house.create()
+
+    span = house.seen.span("create").to_json()
+
+    assert "confidential" not in span
+    assert "agent_start_failed" in span
+
+
+async def test_start_that_was_given_up_counts_until_it_is_cleaned_up() -> None:
+    """The SDK's clean-up of one takes up to 15 s of its CLI's time."""
+    gate = asyncio.Event()
+    under_way: list[int] = []
+    most = 0
+
+    async def factory(_config: SessionConfig, ask: CanUseTool) -> ScriptedAgent:
+        nonlocal most
+        under_way.append(1)
+        most = max(most, len(under_way))
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            await gate.wait()
+            raise
+        finally:
+            under_way.pop()
+        return ScriptedAgent(ask)
+
+    registry = SessionRegistry(factory, concurrent_starts=1)
+    first = asyncio.ensure_future(registry.create())
+    await settle()
+    first.cancel()
+    second = asyncio.ensure_future(registry.create())
+    await settle()
+    gate.set()
+    await asyncio.wait({first, second})
+
+    assert most == 1
     await registry.shutdown()

@@ -7,6 +7,7 @@ import pytest
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Sum
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import set_span_in_context
 
 from tests.unit.core.collecting import (
@@ -417,3 +418,26 @@ def test_now_is_in_seconds_and_never_goes_back() -> None:
     now = now_s()
 
     assert before <= now <= time.perf_counter()
+
+
+def test_telemetry_is_one_however_its_providers_are_passed() -> None:
+    seen = Providers()
+
+    one = telemetry_for(seen.meter_provider, None)
+
+    assert telemetry_for(meter_provider=seen.meter_provider) is one
+    assert telemetry_for(None, None) is telemetry_for()
+
+
+async def test_second_tracer_provider_on_a_meter_provider_is_collected_too() -> None:
+    seen = Providers()
+    telemetry_for(seen.meter_provider)
+    registry = SessionRegistry(
+        ScriptedFactory(),
+        telemetry=telemetry_for(seen.meter_provider, TracerProvider()),
+    )
+    await registry.create()
+
+    assert seen.number("agent_webkit.sessions.live") == 1
+
+    await registry.shutdown()
