@@ -21,7 +21,7 @@ from tests.integration.server import (
 )
 from webkit_asgi.scripted_model import ScriptedModel, cli_env, serve_in_thread
 
-from .blocks import BLOCKS, python_block
+from .blocks import BLOCKS, README, python_block
 
 PROGRAM_S = 60
 TOUR = [block for block in BLOCKS if block.mark.startswith("tour")]
@@ -65,6 +65,19 @@ async def test_app_example_serves_with_its_token(tmp_path: Path) -> None:
             refused = await http.get("/sessions")
 
     assert (allowed.status_code, refused.status_code) == (200, 401)
+
+
+async def test_checks_example_makes_the_server_say_what_it_checks(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "example.py").write_text(python_block("checks"))
+    env = server_env({})
+    env["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(tmp_path)))
+    with running_server(env, tmp_path, app="example:app") as server:
+        async with new_http(server.url, token=None) as http:
+            answer = await http.get("/readyz")
+
+    assert answer.json() == {"ready": True, "checks": ["agent", "database"]}
 
 
 @pytest.fixture
@@ -126,4 +139,22 @@ def test_tour_has_all_its_blocks() -> None:
         "result",
         "stream",
         "done",
+    ]
+
+
+def test_every_way_to_serve_is_run_by_the_tests_of_servers() -> None:
+    """Those tests take their commands and programs from here."""
+    _, _, section = README.partition("## Other servers and frameworks\n")
+    marks = re.findall(r"^<!-- (.*) -->$", section.partition("\n## ")[0], re.MULTILINE)
+
+    assert len(marks) == section.partition("\n## ")[0].count("```") // 2
+    assert marks == [
+        "serve: granian",
+        "python: hypercorn",
+        "serve: hypercorn",
+        "python: starlette",
+        "python: fastapi",
+        "serve: mounted",
+        "drain",
+        "otlp",
     ]

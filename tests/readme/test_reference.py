@@ -6,26 +6,40 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from webkit_asgi.auth import NO_AUTH_VARIABLE, TOKEN_VARIABLE
+from webkit_asgi.auth import AUTH_VARIABLES
 from webkit_asgi.responses import STATUS_BY_ERROR
 from webkit_asgi.routes import ROUTES
 from webkit_asgi.settings import PREFIX, Settings
 from webkit_core import Inbound, decode_inbound, protocol
+from webkit_core.gauges import SCOPE
 
 from .blocks import BLOCKS, README, table_rows
 
 REPOSITORY = Path(__file__).parents[2]
 
+END_S = 30
+"""What the end of all sessions takes at most, after the drain."""
+
+
+def shown(default: object) -> str:
+    """How the table writes a default."""
+    match default:
+        case str():
+            return default or "–"
+        case float():
+            return f"{default:g}"
+        case int():
+            return str(int(default))
+    raise AssertionError(default)
+
 
 def test_settings_table_has_every_variable_with_its_default() -> None:
     rows = {row[0].strip("`"): row[1] for row in table_rows("variable")}
-    assert rows.pop(TOKEN_VARIABLE) == "–"
-    assert rows.pop(NO_AUTH_VARIABLE) == "–"
+    for variable in AUTH_VARIABLES:
+        assert rows.pop(variable) == "–"
     defaults = Settings()
     expected = {
-        PREFIX + name.upper(): f"{getattr(defaults, name):g}"
-        if isinstance(getattr(defaults, name), float)
-        else str(int(getattr(defaults, name)))
+        PREFIX + name.upper(): shown(getattr(defaults, name))
         for name in Settings.__struct_fields__
     }
 
@@ -44,6 +58,30 @@ def test_status_table_has_every_status_that_errors_have() -> None:
     statuses = {int(s) for row in table_rows("status") for s in row[0].split(" · ")}
 
     assert statuses == set(STATUS_BY_ERROR.values()) - {403, 500}
+
+
+def test_metrics_table_has_every_metric() -> None:
+    cells = " ".join(row[0] for row in table_rows("metric"))
+    listed = re.findall(r"`(agent_webkit\.[a-z0-9_.]+)`", cells)
+    sources = "".join(
+        (REPOSITORY / "webkit_core" / f"{name}.py").read_text()
+        for name in ("telemetry", "gauges")
+    )
+    made = re.findall(r'f"\{SCOPE\}(\.[a-z0-9_.]+)"', sources)
+
+    assert sorted(listed) == sorted(SCOPE + name for name in made)
+
+
+def test_whoever_stops_the_server_waits_longer_than_it_drains() -> None:
+    (unit,) = (block.code for block in BLOCKS if block.language == "ini")
+    (pod,) = (block.code for block in BLOCKS if block.language == "yaml")
+    stop_s = int(re.findall(r"TimeoutStopSec=(\d+)", unit)[0])
+    grace_s = int(re.findall(r"terminationGracePeriodSeconds: (\d+)", pod)[0])
+    pre_stop_s = int(re.findall(r'\[sleep, "(\d+)"\]', pod)[0])
+    drain_s = Settings().drain_timeout_s
+
+    assert stop_s >= drain_s + END_S
+    assert grace_s >= pre_stop_s + drain_s + END_S
 
 
 def test_event_list_has_every_event() -> None:
