@@ -36,6 +36,7 @@ from .errors import (
     SessionFailed,
     SessionNotFound,
     StartQueueTimeout,
+    TooManySessions,
     Unavailable,
     UnknownType,
     WebkitError,
@@ -60,6 +61,7 @@ from .protocol import (
     UserMessage,
 )
 from .registry import SessionRegistry
+from .rules import Policy, Ruling
 from .session import Session
 from .telemetry import Telemetry, telemetry_for
 from .translate import Translator, translate_sdk_messages
@@ -102,9 +104,11 @@ __all__ = (
     "PermissionMode",
     "PermissionResponse",
     "PermissionRouter",
+    "Policy",
     "QuestionResponse",
     "Refused",
     "Request",
+    "Ruling",
     "Sample",
     "SdkFactory",
     "Session",
@@ -122,6 +126,7 @@ __all__ = (
     "StopTask",
     "Subscriber",
     "Telemetry",
+    "TooManySessions",
     "Traffic",
     "Translator",
     "Unavailable",

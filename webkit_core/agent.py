@@ -25,6 +25,8 @@ class SessionConfig(Struct, frozen=True, kw_only=True):
         deltas: which deltas the stream carries.
         session_id: a UUID; the registry chooses one. The agent is started with it, so
             that wire, transcript and logs name a session alike.
+        owner: whose session it is; empty is nobody's in particular. Nobody else finds
+            it by :meth:`SessionRegistry.get` when that is told who asks.
     """
 
     model: str | None = None
@@ -32,6 +34,7 @@ class SessionConfig(Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     deltas: frozenset[DeltaKind] = DEFAULT_DELTAS
     session_id: str = ""
+    owner: str = ""
 
 
 class Agent(Protocol):

@@ -49,16 +49,12 @@ class Census:
                 self._past_events += session.log.last_seq
                 self._past_evicted += session.log.oldest_seq - 1
 
-    @property
-    def live(self) -> int:
-        """How many sessions hold an agent."""
-        return sum(not session.released for session in self)
-
-    def snapshot(self, waiting: int, *, agents: bool = False) -> Snapshot:
+    def snapshot(self, live: int, waiting: int, *, agents: bool = False) -> Snapshot:
         """Return what the sessions are and have done.
 
         Args:
-            waiting: how many are not there yet, as they wait for their start.
+            live: how many hold an agent or wait for one.
+            waiting: how many of those are not there yet, as they wait for their start.
             agents: whether to ask for the memory of their processes, too.
         """
         with self._lock:
@@ -67,7 +63,7 @@ class Census:
         states = Counter(session.state.value for session in sessions)
         pids = [session.agent_pid for session in sessions] if agents else []
         return Snapshot(
-            live=waiting + sum(not session.released for session in sessions),
+            live=live,
             starting=waiting + states[State.STARTING.value],
             states=states,
             subscribers=sum(session.subscribers for session in sessions),

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from opentelemetry.context import Context
 
+from .activity import Activity
 from .broadcast import Broadcast
 from .errors import LogClosed
 from .event_log import EventLog
@@ -39,9 +40,10 @@ from .protocol import (
     ToolResult,
     ToolUse,
 )
+from .rules import Policy, rule_on
 from .telemetry import Telemetry, telemetry_for
 from .tracing import SessionTrace
-from .translate import TASK_ENDED, Translator
+from .translate import Translator, answers_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,17 @@ class Conversation:
         deltas: which deltas the stream carries.
         limits: what the log may hold.
         telemetry: where turns and permissions are counted and traced.
+        policy: what the server decides before people are asked.
+        permission_s: how long people have to answer; None is for ever.
     """
 
     __slots__ = (
-        "_announced",
-        "_background",
+        "_activity",
         "_lifecycle",
         "_noted",
         "_outcome",
+        "_permission_s",
+        "_policy",
         "_prompt_context",
         "_prompt_uuid",
         "_trace",
@@ -75,6 +80,7 @@ class Conversation:
         "log",
         "model",
         "permission_mode",
+        "received",
         "router",
     )
 
@@ -84,6 +90,9 @@ class Conversation:
         deltas: Collection[str],
         limits: Limits,
         telemetry: Telemetry | None = None,
+        *,
+        policy: Policy | None = None,
+        permission_s: float | None = None,
     ) -> None:
         self.id = session_id
         self.log = EventLog(
@@ -95,6 +104,9 @@ class Conversation:
         self.model: str | None = None
         self.permission_mode: str | None = None
         self.changed = Broadcast()
+        self.received = 0  # messages of the agent
+        self._policy = policy
+        self._permission_s = permission_s
         self._lifecycle = Lifecycle()
         self._translator = Translator(
             session_id, deltas=deltas, on_unknown=self._log_unknown
@@ -103,10 +115,7 @@ class Conversation:
         self._prompt_context: Context | None = None
         self._outcome = ""
         self._noted = _NOTED
-        self._announced: set[str] = set()
-        self._background: set[str] = set()
-
-    # --- what is the case
+        self._activity = Activity()
 
     @property
     def state(self) -> State:
@@ -124,6 +133,11 @@ class Conversation:
         return self._lifecycle.state in TURN_RUNS
 
     @property
+    def tools_run(self) -> int:
+        """How many tools are at work."""
+        return self._activity.tools
+
+    @property
     def busy(self) -> bool:
         """Whether ending now would lose a turn, a background task or a question."""
         if self.ended:
@@ -131,7 +145,7 @@ class Conversation:
         return (
             self.state is State.STARTING
             or self.turn_runs
-            or bool(self._background)
+            or self._activity.in_background
             or len(self.router) > 0
         )
 
@@ -177,9 +191,8 @@ class Conversation:
     def fail(self, code: str, reason: str) -> None:
         """Give the agent up: one ``error``, once."""
         if self.failure is None and not self.ended:
-            logger.warning(
-                "session %s failed: %s: %s", self.id, code, reason, extra=self.extra
-            )
+            text = "session %s failed: %s: %s"
+            logger.warning(text, self.id, code, reason, extra=self.extra)
             self.failure = Error(code, reason)
             self._outcome = code
             self.emit(self.failure)
@@ -208,6 +221,7 @@ class Conversation:
 
     def receive(self, message: object) -> None:
         """Take one message of the agent."""
+        self.received += 1
         kind = type(message).__name__
         try:
             for event in self._translator.feed(message):
@@ -216,9 +230,8 @@ class Conversation:
                     self._note(event)
         except Exception:
             # One odd message must not end the session.
-            logger.exception(
-                "session %s: cannot translate a %s", self.id, kind, extra=self.extra
-            )
+            text = "session %s: cannot translate a %s"
+            logger.exception(text, self.id, kind, extra=self.extra)
             if kind == "ResultMessage":
                 self.emit(Error("unreadable_result", "the turn's result is odd"))
             else:
@@ -239,20 +252,12 @@ class Conversation:
             self._step(Input.TURN_BEGAN)
 
     def _note(self, event: Event) -> None:
-        match event:
-            case MessageDelta():
-                self._noted = _NOTED
-                self._trace.first_token()
-            case ToolUse():
-                self._announced.add(event.tool_use_id)
-                self.changed.publish()
-            case ToolResult():
-                self._announced.discard(event.tool_use_id)
-            case TaskStatus(task_id=task_id, status=status):
-                if status in TASK_ENDED:
-                    self._background.discard(task_id)
-                elif status == "running":
-                    self._background.add(task_id)
+        if isinstance(event, MessageDelta):
+            self._noted = _NOTED
+            self._trace.first_token()
+        else:
+            self._activity.note(event)
+            self.changed.publish()
 
     def _turn_ended(self, result: Any) -> None:
         """Take a result as the end of our turn, unless it ended one of the agent's own.
@@ -260,19 +265,14 @@ class Conversation:
         A background task that ends wakes the agent for a turn that nobody asked for;
         a prompt sent meanwhile gets its own result later.
         """
-        origin = getattr(result, "origin", None)
-        taken = getattr(result, "user_message_uuids", None) or ()
-        if (
-            self._prompt_uuid is not None
-            and self._prompt_uuid not in taken
-            and origin is not None
-            and origin.get("kind") != "human"
-        ):
+        prompt_uuid = self._prompt_uuid
+        if prompt_uuid is not None and not answers_prompt(result, prompt_uuid):
             return
         self._prompt_uuid = None
         subtype = str(getattr(result, "subtype", "unreadable"))
         stopped = self.state is State.INTERRUPTING and subtype != "success"
         self._outcome = "interrupted" if stopped else subtype
+        self._activity.turn_ended()
         self._step(Input.TURN_ENDED)
         if len(self.router):
             self._step(Input.ASKED)
@@ -283,12 +283,20 @@ class Conversation:
             await self.changed.wait()
         # The message it is about may still be on its way through the pump.
         await self.until(
-            lambda: request.correlation_id in self._announced or self.ended,
+            lambda: self._activity.announced(request.correlation_id) or self.ended,
             ANNOUNCED_S,
         )
+        decision = None
+        if not self.ended:
+            decision = await rule_on(request, self._policy)
         if self.ended:  # nobody is left to answer
             return Deny("the session has ended", interrupt=True)
-        return await self.router.ask(request, self._append)
+        if decision is None:
+            return await self.router.ask(request, self._append, self._permission_s)
+        if isinstance(decision, Deny):
+            denied = {"request": request.tool_name, "reason": decision.message}
+            self.emit(Notice("refused", denied))
+        return decision
 
     async def until(self, condition: Callable[[], object], timeout_s: float) -> bool:
         """Suspend until ``condition`` holds, for so long at most; return if it does.
@@ -302,8 +310,6 @@ class Conversation:
         except TimeoutError:
             pass
         return bool(condition())
-
-    # --- what it says
 
     def emit(self, event: Event) -> None:
         """Log an event for clients."""
@@ -329,15 +335,12 @@ class Conversation:
         self.changed.publish()
 
     def _asks_changed(self) -> None:
+        self.received += 1  # a sign of life, too
         self._step(Input.ASKED if len(self.router) else Input.ANSWERED)
 
     def _log_unknown(self, kind: str) -> None:
-        logger.warning(
-            "session %s: unknown kind of SDK message: %s",
-            self.id,
-            kind,
-            extra=self.extra,
-        )
+        text = "session %s: unknown kind of SDK message: %s"
+        logger.warning(text, self.id, kind, extra=self.extra)
 
 
 _NOTED: Final[frozenset[type[Event]]] = frozenset({ToolUse, ToolResult, TaskStatus})

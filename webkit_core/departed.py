@@ -20,15 +20,22 @@ class Departed:
     """See the module."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, type[SessionNotFound]] = {}
+        self._gone: dict[str, tuple[type[SessionNotFound], str]] = {}
 
-    def remember(self, session_id: str, *, expired: bool) -> None:
+    def remember(self, session_id: str, owner: str, *, expired: bool) -> None:
         """Remember a session that ended: idle for too long, or for another reason."""
-        self._kinds.pop(session_id, None)
-        self._kinds[session_id] = SessionExpired if expired else SessionClosed
-        if len(self._kinds) > MAX_REMEMBERED:
-            del self._kinds[next(iter(self._kinds))]
+        self._gone.pop(session_id, None)
+        self._gone[session_id] = SessionExpired if expired else SessionClosed, owner
+        if len(self._gone) > MAX_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
-    def error(self, session_id: str) -> SessionNotFound:
-        """Return what to tell somebody who asks for a session that is not there."""
-        return self._kinds.get(session_id, SessionNotFound)(session_id)
+    def error(self, session_id: str, owner: str | None = None) -> SessionNotFound:
+        """Return what to tell somebody who asks for a session that is not there.
+
+        Args:
+            session_id: what is asked for.
+            owner: who asks: only its owner hears that there was one. None is somebody
+                who may know of all.
+        """
+        kind, whose = self._gone.get(session_id, (SessionNotFound, ""))
+        return (kind if owner in (None, whose) else SessionNotFound)(session_id)

@@ -17,6 +17,7 @@
     │   └── CursorAheadError     newer than what was ever sent
     ├── Unavailable              try again later
     │   ├── CapacityExceeded
+    │   ├── TooManySessions      as many as one owner may have
     │   ├── StartQueueTimeout    too many sessions start at this moment
     │   ├── BackpressureError    the session's inbound queue is full
     │   └── Draining
@@ -204,6 +205,19 @@ class CapacityExceeded(Unavailable):
         return "Server at capacity"
 
 
+class TooManySessions(Unavailable):
+    """The owner has as many live sessions as one may have."""
+
+    code = "too_many_sessions"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"you have {self.limit} sessions, as many as anybody may have; close one"
+
+
 class StartQueueTimeout(Unavailable):
     """The session's turn to start did not come in time; ``waited_s`` is how long."""
 
@@ -226,12 +240,15 @@ class BackpressureError(Unavailable):
     code = "inbound_queue_full"
     retry_after_s = 1
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, what: str = "messages") -> None:
+        super().__init__(limit, what)
         self.limit = limit
+        self.what = what
 
     def __str__(self) -> str:
-        return f"the session's inbound queue holds its limit of {self.limit} messages"
+        return (
+            f"the session's inbound queue holds its limit of {self.limit} {self.what}"
+        )
 
 
 class Draining(Unavailable):

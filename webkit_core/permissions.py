@@ -237,11 +237,18 @@ class PermissionRouter:
         for correlation_id in tuple(self._open):
             self.resolve(correlation_id, Deny("cancelled", interrupt=True), "cancelled")
 
-    async def ask(self, request: Request, emit: Emit) -> Decision:
+    async def ask(
+        self, request: Request, emit: Emit, timeout_s: float | None = None
+    ) -> Decision:
         """Show ``request`` to clients, wait for the first answer, return it.
 
         Cancelling this coroutine is how the agent takes the request back; a late
         answer is then a conflict.
+
+        Args:
+            request: what is asked.
+            emit: shows it.
+            timeout_s: how long people have; when nobody answers, it is denied.
         """
         request = self._renamed(request)
         shown = request.event()
@@ -249,12 +256,25 @@ class PermissionRouter:
         if self._watcher is not None:
             self._watcher.asked(request)
         future = self._register(request.correlation_id, request, emit)
+        timer = None
+        if timeout_s is not None:
+            # Not a time-out around the wait: an answer in the same moment would be
+            # told as the outcome, and the agent would hear that there was none.
+            timer = asyncio.get_running_loop().call_later(
+                timeout_s, self._expire, request.correlation_id, future
+            )
         try:
             decision: Decision = await future
             return decision
         finally:
+            if timer is not None:
+                timer.cancel()
             if request.correlation_id in self._open:
                 self.resolve(request.correlation_id, None, "cancelled")
+
+    def _expire(self, correlation_id: str, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            self.resolve(correlation_id, Deny("Nobody answered in time."), "expired")
 
     def _register(
         self, correlation_id: str, request: Request | None, emit: Emit | None

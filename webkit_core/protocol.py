@@ -93,6 +93,16 @@ class UserMessage(_In, tag="user_message"):
 
     content: _NonEmpty | _Blocks
 
+    @property
+    def chars(self) -> int:
+        """How long it is, images included."""
+        if isinstance(self.content, str):
+            return len(self.content)
+        return sum(
+            len(block.text if isinstance(block, TextContent) else block.source.data)
+            for block in self.content
+        )
+
 
 class Interrupt(_In, tag="interrupt"):
     """Stop the running turn."""

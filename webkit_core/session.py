@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from .agent import Agent, SdkFactory, SessionConfig
 from .conversation import Conversation
@@ -31,7 +32,14 @@ from .protocol import (
     StopTask,
     UserMessage,
 )
+from .rules import Policy
 from .telemetry import Telemetry, telemetry_for
+
+
+def _call_back(
+    callback: Callable[[Session], None], session: Session, _: object
+) -> None:
+    callback(session)
 
 
 class Session:
@@ -42,6 +50,7 @@ class Session:
         sdk_factory: makes the connected agent.
         limits: what the session may hold.
         deadlines: how long the agent may take.
+        policy: what the server decides before people are asked.
         telemetry: where it is counted and traced; by default the process's own.
         traffic: what its streams count into.
         clock: monotonic seconds; tests give their own.
@@ -68,6 +77,7 @@ class Session:
         *,
         limits: Limits | None = None,
         deadlines: Deadlines | None = None,
+        policy: Policy | None = None,
         telemetry: Telemetry | None = None,
         traffic: Traffic | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,10 +91,18 @@ class Session:
         self._subscribers = 0
         self.telemetry = telemetry or telemetry_for()
         self.traffic = traffic or Traffic()
-        self._talk = Conversation(self.id, config.deltas, self._limits, self.telemetry)
+        deadlines = deadlines or Deadlines()
+        self._talk = Conversation(
+            self.id,
+            config.deltas,
+            self._limits,
+            self.telemetry,
+            policy=policy,
+            permission_s=deadlines.permission_s,
+        )
         self._talk.model = config.model
         self._talk.permission_mode = config.permission_mode
-        self._owner = Owner(config, sdk_factory, self._talk, deadlines or Deadlines())
+        self._owner = Owner(config, sdk_factory, self._talk, deadlines)
 
     # --- what others may know
 
@@ -206,7 +224,7 @@ class Session:
 
     def on_released(self, callback: Callable[[Session], None]) -> None:
         """Call back when the agent is gone; the session has been started."""
-        self._owner.on_gone(lambda: callback(self))
+        self._owner.on_gone(partial(_call_back, callback, self))
 
     # --- what clients say
 
@@ -227,8 +245,7 @@ class Session:
         self._last_use_s = self._clock()
         match message:
             case UserMessage() | SetModel():
-                if self.queued >= self._limits.queued_messages:
-                    raise BackpressureError(self._limits.queued_messages)
+                self._check_room(message)
                 self._owner.put(message)
             case Interrupt():
                 self._owner.interrupt(agent)
@@ -238,6 +255,16 @@ class Session:
                 await self._owner.control(agent.set_permission_mode(message.mode))
             case StopTask():
                 await self._owner.control(agent.stop_task(message.task_id))
+
+    def _check_room(self, message: UserMessage | SetModel) -> None:
+        limits = self._limits
+        if self.queued >= limits.queued_messages:
+            raise BackpressureError(limits.queued_messages)
+        if isinstance(message, UserMessage):
+            inbound = self._owner.inbound
+            held = [m.chars for m, _ in inbound if isinstance(m, UserMessage)]
+            if held and sum(held) + message.chars > limits.queued_chars:
+                raise BackpressureError(limits.queued_chars, "characters")
 
     def _live_agent(self) -> Agent:
         if self.failure is not None:

@@ -13,13 +13,15 @@ Source: OpenTelemetry metrics and trace API 1.30.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, Status, StatusCode, TracerProvider, use_span
 
 from .gauges import SCOPE, Gauges, Source
 from .protocol import PROTOCOL_VERSION
@@ -207,6 +209,23 @@ class Telemetry:
         return self.tracer.start_span(
             name, context, attributes={**known, **attributes}, start_time=start_ns
         )
+
+
+@contextmanager
+def current(span: Span) -> Iterator[Span]:
+    """Make a span the current one while the block runs, and end it then.
+
+    Neither the text of an exception nor its stack goes into it: an agent's own words
+    may be in there. A span that goes nowhere is not made current, as whoever keeps the
+    context would keep it.
+    """
+    if not span.get_span_context().is_valid:
+        yield span
+        return
+    with use_span(
+        span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+    ):
+        yield span
 
 
 def telemetry_for(

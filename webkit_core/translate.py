@@ -14,6 +14,7 @@ no event on the wire becomes nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable
+from math import isfinite
 from typing import Any, Final
 
 from .assembly import Assembly
@@ -140,7 +141,7 @@ class Translator:
 
     def _turn_cost(self, running_total_usd: float | None) -> float | None:
         """Return this turn's cost; the CLI reports a running total."""
-        if running_total_usd is None:
+        if running_total_usd is None or not isfinite(running_total_usd):
             return None
         if running_total_usd < self._running_total_usd:  # the CLI began anew
             self._running_total_usd = 0.0
@@ -210,6 +211,19 @@ _HANDLERS: Final[dict[str, Callable[[Translator, Any], Iterable[Event]]]] = {
     "HookEventMessage": Translator._nothing,
     "MirrorErrorMessage": Translator._nothing,
 }
+
+
+def answers_prompt(result: Any, prompt_uuid: str) -> bool:
+    """Return whether a result may be the one that a prompt is owed.
+
+    The CLI says which prompts a turn has taken up; where it does not, it says when a
+    turn was one of its own.
+    """
+    taken = getattr(result, "user_message_uuids", None)
+    if isinstance(taken, list) and taken:
+        return prompt_uuid in taken
+    origin = getattr(result, "origin", None)
+    return not isinstance(origin, dict) or origin.get("kind") == "human"
 
 
 async def translate_sdk_messages(

@@ -36,6 +36,7 @@ CODES: Final = {
     "CursorAheadError": "cursor_ahead",
     "Unavailable": "unavailable",
     "CapacityExceeded": "at_capacity",
+    "TooManySessions": "too_many_sessions",
     "StartQueueTimeout": "start_queue_timeout",
     "BackpressureError": "inbound_queue_full",
     "Draining": "draining",

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.unit.core.stepping import SteppedLoop
 from webkit_core.errors import ConflictError, InvalidInput
 from webkit_core.permissions import (
     QUESTION_TOOL,
@@ -25,6 +26,9 @@ from webkit_core.protocol import (
     QuestionResponse,
 )
 
+TIME_S = 60.0
+"""How long people have, where it is limited."""
+
 QUESTIONS = {"questions": [{"question": "Which?", "options": []}]}
 
 Reply = PermissionResponse | QuestionResponse
@@ -33,18 +37,29 @@ Reply = PermissionResponse | QuestionResponse
 class Case:
     """One request: what was done to it, and what came of it."""
 
-    def __init__(self, request: Request, task: asyncio.Task[Decision]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        task: asyncio.Task[Decision],
+        timeout_s: float | None,
+    ) -> None:
         self.request = request
+        self.timeout_s = timeout_s
         self.task = task
         self.shown_as: str | None = None
         self.accepted: tuple[str, Decision] | None = None
         self.taken_back = False
+        self.due_s: float | None = None
         self.told: list[str] = []
         self.traced: list[str] = []
 
     @property
     def open(self) -> bool:
-        return self.accepted is None and not self.taken_back
+        return self.accepted is None and not (self.taken_back or self.expired)
+
+    @property
+    def expired(self) -> bool:
+        return self.told == ["expired"]
 
 
 class PermissionsModel(RuleBasedStateMachine):
@@ -52,7 +67,7 @@ class PermissionsModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = SteppedLoop()
         self.cases: list[Case] = []
         self.by_id: dict[str, Case] = {}
         self.router = PermissionRouter(watcher=self)
@@ -67,12 +82,11 @@ class PermissionsModel(RuleBasedStateMachine):
     ) -> None:
         case = self.by_id[correlation_id]
         case.traced.append(outcome)
-        assert (subscriber_id == "tab") is (outcome != "cancelled")
+        assert (subscriber_id == "tab") is (outcome not in ("cancelled", "expired"))
 
     def turn(self) -> None:
         """One iteration of the loop."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
+        self.loop.turn()
 
     def emit_for(self, position: int) -> Any:
         def emit(name: str, data: Any) -> None:
@@ -84,6 +98,8 @@ class PermissionsModel(RuleBasedStateMachine):
                 assert case.shown_as is None
                 assert data.correlation_id not in self.by_id
                 case.shown_as = data.correlation_id
+                if case.timeout_s is not None:
+                    case.due_s = self.loop.now_s + case.timeout_s
                 self.by_id[data.correlation_id] = case
 
         return emit
@@ -97,15 +113,22 @@ class PermissionsModel(RuleBasedStateMachine):
         fresh = [case for case in shown if case.open]
         return data.draw(st.sampled_from(fresh or shown) | st.sampled_from(shown))
 
-    @rule(name=st.sampled_from("abc"), question=st.booleans(), begun=st.booleans())
-    def ask(self, name: str, question: bool, begun: bool) -> None:
+    @rule(
+        name=st.sampled_from("abc"),
+        question=st.booleans(),
+        begun=st.booleans(),
+        timeout_s=st.sampled_from([None, TIME_S, 2 * TIME_S]),
+    )
+    def ask(
+        self, name: str, question: bool, begun: bool, timeout_s: float | None
+    ) -> None:
         request = (
             Request(name, QUESTION_TOOL, QUESTIONS, {})
             if question
             else Request(name, "Bash", {}, {})
         )
-        ask = self.router.ask(request, self.emit_for(len(self.cases)))
-        self.cases.append(Case(request, self.loop.create_task(ask)))
+        ask = self.router.ask(request, self.emit_for(len(self.cases)), timeout_s)
+        self.cases.append(Case(request, self.loop.create_task(ask), timeout_s))
         if begun:
             self.turn()
 
@@ -156,11 +179,30 @@ class PermissionsModel(RuleBasedStateMachine):
 
     @rule()
     def cancel_all(self) -> None:
+        open_ = [case for case in self.shown() if case.open]
         self.router.cancel_all()
-        for case in self.shown():
-            if case.accepted is None:
-                case.taken_back = True
+        for case in open_:
+            case.taken_back = True
         assert len(self.router) == 0
+
+    @rule(
+        data=st.data(),
+        passed_s=st.sampled_from([TIME_S / 2, TIME_S]),
+        kind=st.sampled_from(["", "", "allow", "deny", "answer"]),
+    )
+    def time_passes(self, data: st.DataObject, passed_s: float, kind: str) -> None:
+        """A reply may come in the very moment in which the time is over."""
+        for _ in range(4):
+            self.turn()
+        self.loop.now_s += passed_s
+        if kind and self.shown():
+            self.loop.call_soon(self.reply_to, self.some_case(data), kind)
+        for _ in range(4):
+            self.turn()
+        assert self.loop.errors == []
+        for case in self.shown():
+            if case.due_s is not None and case.due_s <= self.loop.now_s:
+                assert case.told
 
     @invariant()
     def nothing_is_told_twice_nor_against_what_was_accepted(self) -> None:
@@ -169,6 +211,9 @@ class PermissionsModel(RuleBasedStateMachine):
             assert len(case.told) <= 1
             if case.accepted is not None:
                 assert case.told == [case.accepted[0]]
+            elif case.expired:
+                assert case.due_s is not None
+                assert case.due_s <= self.loop.now_s
             elif case.told:
                 assert case.told == ["cancelled"]
                 assert case.taken_back
@@ -228,8 +273,8 @@ def check_end(case: Case) -> None:
         assert decision == case.accepted[1]
     else:
         assert isinstance(decision, Deny)
-        assert decision.interrupt
-        assert case.told == ["cancelled"]
+        assert decision.interrupt is not case.expired
+        assert case.told == (["expired"] if case.expired else ["cancelled"])
 
 
 PermissionsModel.TestCase.settings = settings(stateful_step_count=30)

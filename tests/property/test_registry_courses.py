@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -22,14 +23,23 @@ from webkit_core import (
     SessionNotFound,
     SessionRegistry,
     StartQueueTimeout,
+    TooManySessions,
     UserMessage,
 )
 from webkit_core.testing import ResultMessage, ScriptedAgent
 
-EXPECTED: Final = (AgentStartError, CapacityExceeded, Draining, StartQueueTimeout)
+EXPECTED: Final = (
+    AgentStartError,
+    CapacityExceeded,
+    Draining,
+    StartQueueTimeout,
+    TooManySessions,
+)
 """What a creation may be told; anything else is a mistake of ours."""
 
 MAX_SESSIONS: Final = 4
+MAX_PER_OWNER: Final = 3
+OWNERS: Final = ("ann", "bob")
 CONCURRENT_STARTS: Final = 2
 START_QUEUE_S: Final = 10.0
 IDLE_S: Final = 100.0
@@ -63,6 +73,7 @@ class Course:
             self.make_agent,
             idle_timeout_s=IDLE_S,
             max_sessions=MAX_SESSIONS,
+            max_sessions_per_owner=MAX_PER_OWNER,
             concurrent_starts=CONCURRENT_STARTS,
             start_queue_s=START_QUEUE_S,
             telemetry=self.seen.telemetry,
@@ -72,6 +83,7 @@ class Course:
         self.creating: list[asyncio.Task[Session]] = []
         self.others: list[asyncio.Task[None]] = []
         self.starts: list[asyncio.Future[bool]] = []
+        self.starts_of: Counter[str] = Counter()
         self.most_starts = 0
         self.made: list[Session] = []
         self.totals = (0, 0)
@@ -80,30 +92,36 @@ class Course:
         """Wait until somebody says how this start ends."""
         start: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.starts.append(start)
+        self.starts_of[config.owner] += 1
         self.most_starts = max(self.most_starts, len(self.starts))
         try:
             if not await start:
                 raise OSError("no such CLI")
         finally:
             self.starts.remove(start)
+            self.starts_of[config.owner] -= 1
         self.agents[config.session_id] = agent = Agent(ask)
         return agent
 
-    async def create(self) -> Session:
-        session = await self.registry.create()
+    async def create(self, owner: str) -> Session:
+        session = await self.registry.create(SessionConfig(owner=owner))
         self.made.append(session)
         return session
 
-    async def remove(self, session: Session) -> None:
+    async def remove(self, session: Session, asker: str | None) -> None:
         try:
-            await self.registry.remove(session.id)
+            await self.registry.remove(session.id, asker)
         except SessionNotFound:
+            assert session.released or asker not in (None, session.config.owner)
+        else:
+            assert asker in (None, session.config.owner)
             assert session.released
 
     # --- what can happen
 
-    def creates(self, _number: int) -> None:
-        self.creating.append(asyncio.ensure_future(self.create()))
+    def creates(self, number: int) -> None:
+        owner = OWNERS[number // 3 % 2]
+        self.creating.append(asyncio.ensure_future(self.create(owner)))
 
     def gives_up(self, number: int) -> None:
         if self.creating:
@@ -147,7 +165,8 @@ class Course:
 
     def removes(self, number: int) -> None:
         if session := self.some(number):
-            self.begins(self.remove(session))
+            asker = (None, session.config.owner, session.config.owner, *OWNERS)
+            self.begins(self.remove(session, asker[number % len(asker)]))
 
     def reaps(self, _number: int) -> None:
         self.begins(self.reap())
@@ -174,8 +193,33 @@ class Course:
         assert self.totals[1] <= now.events_evicted
         self.totals = (now.events, now.events_evicted)
         for session in self.made:
-            if not session.released:
-                assert self.registry.get(session.id) is session
+            self.check_who_finds(session)
+        for owner in OWNERS:
+            alive = [
+                session
+                for session in self.made
+                if session.config.owner == owner and not session.released
+            ]
+            assert len(alive) + self.starts_of[owner] <= MAX_PER_OWNER
+
+    def check_who_finds(self, session: Session) -> None:
+        """Its owner and the embedder, alike; and never anybody else."""
+        found = {
+            asker: self.found(session, asker) for asker in (None, *OWNERS, "", "eve")
+        }
+        assert found[None] == found[session.config.owner]
+        if not session.released:
+            assert found[None] is session
+        for asker, what in found.items():
+            if asker not in (None, session.config.owner):
+                assert what == (SessionNotFound, f"no session {session.id!r}")
+
+    def found(self, session: Session, asker: str | None) -> object:
+        """What the registry has for somebody: the session, or a word on it."""
+        try:
+            return self.registry.get(session.id, asker)
+        except SessionNotFound as error:
+            return type(error), str(error)
 
     def check_books(self) -> None:
         """When nothing is on its way: each that came up lives, or ended once."""

@@ -13,9 +13,12 @@ from claude_agent_sdk.types import (
 )
 
 from tests.sse_parser import SseParser
+from tests.unit.asgi.virtual_time import now_s, run_in_no_time
+from tests.unit.core.collecting import Collecting, attributes
 from tests.unit.core.stepping import settle
 from webkit_core import (
     DEFAULT_DELTAS,
+    Allow,
     Decision,
     Deny,
     EventLog,
@@ -139,10 +142,14 @@ def test_prompt_begins_a_turn_and_its_result_ends_it() -> None:
         (NOTIFICATION, None),
         (NOTIFICATION, []),
         (NOTIFICATION, ["somebody-else"]),
+        # A late result, of a prompt that was handed over before.
+        (None, ["somebody-else"]),
+        ({"kind": "human"}, ["somebody-else"]),
+        ({"kind": "human"}, [None, 7, "somebody-else"]),
     ],
 )
 def test_result_of_the_agents_own_turn_does_not_end_ours(
-    origin: dict[str, Any], uuids: list[str] | None
+    origin: dict[str, Any] | None, uuids: list[Any] | None
 ) -> None:
     talk = conversation()
     talk.prompted(PROMPT)
@@ -176,6 +183,81 @@ def test_result_of_our_prompt_ends_our_turn(
     talk.receive(result(origin=origin, user_message_uuids=uuids))
 
     assert state_of(talk) is State.IDLE
+
+
+@pytest.mark.parametrize(
+    "uuids", [7, "somebody-else", PROMPT, None, [], {}, True, 1.5], ids=repr
+)
+@pytest.mark.parametrize("origin", [None, "human", 7, []], ids=repr)
+def test_result_that_names_prompts_in_an_odd_way_ends_our_turn(
+    uuids: Any, origin: Any
+) -> None:
+    talk = conversation()
+    talk.prompted(PROMPT)
+
+    talk.receive(result(origin=origin, user_message_uuids=uuids))
+
+    assert state_of(talk) is State.IDLE
+    assert names(talk.log)[2:] == ["result", "session_state"]
+
+
+@pytest.mark.parametrize("uuids", [["an-earlier-one"], [PROMPT], 7, None])
+def test_turn_that_the_agent_began_ends_with_any_result(uuids: Any) -> None:
+    talk = conversation()
+    talk.receive(INIT)
+
+    talk.receive(result(user_message_uuids=uuids))
+
+    assert state_of(talk) is State.IDLE
+
+
+def test_late_result_of_the_prompt_before_does_not_end_the_next_ones_turn() -> None:
+    talk = conversation()
+    talk.prompted("prompt-1")
+    talk.receive(result(user_message_uuids=["prompt-1"]))
+    talk.prompted("prompt-2")
+
+    talk.receive(result(user_message_uuids=["prompt-1"]))
+    assert state_of(talk) is State.RUNNING
+    talk.receive(result(user_message_uuids=["prompt-2"]))
+
+    assert state_of(talk) is State.IDLE
+    assert len(of(talk.log, "result")) == 3
+
+
+def test_messages_are_counted_as_they_arrive() -> None:
+    """Also those that nobody can read: something is alive there."""
+    talk = conversation()
+    assert talk.received == 0
+
+    for message in (INIT, Odd(), AssistantMessage(None, "m"), result()):  # type: ignore[arg-type]
+        talk.receive(message)
+
+    assert talk.received == 4
+
+
+@pytest.mark.parametrize("uuids", [None, [PROMPT]])
+def test_tools_are_forgotten_with_their_turn(uuids: Any) -> None:
+    talk = conversation()
+    talk.prompted(PROMPT)
+    talk.receive(TOOL_USE)
+    assert talk.tools_run == 1
+
+    talk.receive(result(user_message_uuids=uuids))
+
+    assert talk.tools_run == 0
+
+
+def test_tools_are_not_forgotten_with_somebody_elses_turn() -> None:
+    talk = conversation()
+    talk.prompted(PROMPT)
+    talk.receive(TOOL_USE)
+
+    talk.receive(result(origin=NOTIFICATION))
+    assert talk.tools_run == 1
+    talk.receive(UserMessage([ToolResultBlock("toolu_1", "out")]))
+
+    assert talk.tools_run == 0
 
 
 def test_prompt_is_forgotten_with_its_turn() -> None:
@@ -695,3 +777,202 @@ def test_model_and_mode_are_those_the_agent_tells_of() -> None:
     talk.receive(SystemMessage("status", {"permissionMode": "plan"}))
 
     assert (talk.model, talk.permission_mode) == ("m-1", "plan")
+
+
+# --- rules
+
+
+def ruled(ruling: Any, **more: Any) -> Conversation:
+    def policy(_name: str, _input: dict[str, Any]) -> Any:
+        return ruling
+
+    talk = Conversation("s-1", DEFAULT_DELTAS, Limits(), policy=policy, **more)
+    talk.ready()
+    talk.prompted(PROMPT)
+    talk.receive(TOOL_USE)
+    return talk
+
+
+async def test_tool_that_the_rules_allow_runs_and_clients_hear_nothing() -> None:
+    talk = ruled("allow")
+    before = talk.log.last_seq
+
+    assert await answer_to(talk, BASH) == Allow()
+
+    assert talk.log.last_seq == before
+    assert state_of(talk) is State.RUNNING
+
+
+@pytest.mark.parametrize("ruling", ["deny", "odd", None])
+async def test_tool_that_the_rules_deny_is_told_to_clients_and_asked_of_nobody(
+    ruling: Any,
+) -> None:
+    talk = ruled(ruling)
+    before = names(talk.log)
+
+    decision = await answer_to(talk, BASH)
+
+    assert isinstance(decision, Deny)
+    assert not decision.interrupt
+    assert names(talk.log) == [*before, "notice"]
+    assert of(talk.log, "notice") == [
+        {
+            "kind": "refused",
+            "details": {"request": "Bash", "reason": decision.message},
+        }
+    ]
+    assert state_of(talk) is State.RUNNING
+    assert len(talk.router) == 0
+
+
+async def test_tool_that_the_rules_leave_open_is_asked_for() -> None:
+    talk = ruled("ask")
+
+    task = asked(talk)
+    await settle()
+    talk.router.reply(PermissionResponse("toolu_1", "allow"))
+
+    assert await task == Allow()
+    assert [name for name in names(talk.log) if name.startswith("permission")] == [
+        "permission_request",
+        "permission_resolved",
+    ]
+    assert of(talk.log, "notice") == []
+
+
+@pytest.mark.parametrize("ruling", ["allow", "deny", None])
+async def test_question_is_asked_whatever_the_rules(ruling: Any) -> None:
+    talk = ruled(ruling)
+    request = Request("toolu_1", "AskUserQuestion", {"questions": []}, {})
+
+    task = asked(talk, request)
+    await settle()
+
+    assert names(talk.log).count("ask_user_question") == 1
+    assert of(talk.log, "notice") == []
+    task.cancel()
+
+
+async def test_rules_decide_after_the_tool_was_shown() -> None:
+    """Else its refusal would be told before the use that was refused."""
+    talk = ruled("deny")
+    talk.receive(UserMessage([ToolResultBlock("toolu_1", "out")]))
+
+    task = asked(talk)
+    await settle()
+    assert of(talk.log, "notice") == []
+    talk.receive(TOOL_USE)
+    await task
+
+    assert names(talk.log)[-2:] == ["tool_use", "notice"]
+
+
+class Slow:
+    """A policy that takes until it is told what to say."""
+
+    def __init__(self) -> None:
+        self.ruling: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, _name: str, _input: dict[str, Any]) -> Any:
+        return self.ruling
+
+
+@pytest.mark.parametrize("ruling", ["ask", "deny", "allow"])
+async def test_request_that_is_being_decided_at_the_end_is_denied(ruling: str) -> None:
+    """Nobody is left to answer, and nothing may be left open."""
+    policy = Slow()
+    talk = Conversation(
+        "s-1", DEFAULT_DELTAS, Limits(), policy=policy, permission_s=60.0
+    )
+    talk.ready()
+    talk.receive(TOOL_USE)
+    task = asked(talk)
+    await settle()
+
+    talk.finish()
+    policy.ruling.set_result(ruling)
+    await settle()
+
+    assert len(talk.router) == 0
+    assert task.done()
+    assert isinstance(task.result(), Deny)
+
+
+async def test_request_taken_back_while_it_is_being_decided_leaves_no_trace() -> None:
+    policy = Slow()
+    talk = Conversation("s-1", DEFAULT_DELTAS, Limits(), policy=policy)
+    talk.ready()
+    talk.receive(TOOL_USE)
+    before = talk.log.last_seq
+    task = asked(talk)
+    await settle()
+
+    task.cancel()
+    await settle()
+
+    assert task.cancelled()
+    assert talk.log.last_seq == before
+    assert len(talk.router) == 0
+
+
+# --- people who do not answer
+
+
+def test_request_that_nobody_answers_expires() -> None:
+    async def main() -> None:
+        seen = Collecting()
+        talk = Conversation(
+            "s-1", DEFAULT_DELTAS, Limits(), seen.telemetry, permission_s=60.0
+        )
+        talk.ready()
+        talk.prompted(PROMPT)
+        talk.receive(TOOL_USE)
+
+        decision = await talk.ask(BASH)
+
+        assert now_s() == pytest.approx(60)
+        assert isinstance(decision, Deny)
+        assert not decision.interrupt
+        assert of(talk.log, "permission_resolved") == [
+            {"correlation_id": "toolu_1", "outcome": "expired"}
+        ]
+        assert state_of(talk) is State.RUNNING
+        assert states(talk.log)[-2:] == ["waiting", "running"]
+        waits = seen.times("agent_webkit.permissions.wait", "outcome")
+        assert {outcome: count for outcome, (count, _) in waits.items()} == {
+            "expired": 1
+        }
+        assert (
+            seen.numbers("agent_webkit.permissions.first_reply_winner", "subscriber_id")
+            == {}
+        )
+        assert attributes(seen.span("permission"))["outcome"] == "expired"
+        assert talk.ask_ages_s == []
+
+    run_in_no_time(main())
+
+
+def test_conversation_of_an_embedder_waits_for_people_for_ever() -> None:
+    async def main() -> None:
+        talk = conversation()
+        talk.receive(TOOL_USE)
+        task = asyncio.ensure_future(talk.ask(BASH))
+        await asyncio.sleep(10**6)
+        assert talk.router.has_pending("toolu_1")
+        task.cancel()
+
+    run_in_no_time(main())
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), float("-inf")])
+def test_cost_that_is_no_number_ends_its_turn_and_is_not_counted(cost: float) -> None:
+    talk = conversation()
+    talk.prompted(PROMPT)
+
+    talk.receive(result(total_cost_usd=cost))
+    talk.receive(result(total_cost_usd=0.25))
+
+    assert state_of(talk) is State.IDLE
+    assert talk.cost_usd == 0.25
+    assert [each["total_cost_usd"] for each in of(talk.log, "result")] == [None, 0.25]
+    assert of(talk.log, "error") == []

@@ -22,15 +22,21 @@ TEXTS = [
     (errors.StartQueueTimeout(2.5),
      ("as many sessions as may are starting at this moment, and none of them was done"
       " within 2.5 s")),
+    (errors.TooManySessions(3),
+     "you have 3 sessions, as many as anybody may have; close one"),
     (errors.BackpressureError(32),
      "the session's inbound queue holds its limit of 32 messages"),
+    (errors.BackpressureError(1000, "characters"),
+     "the session's inbound queue holds its limit of 1000 characters"),
     (errors.Draining(), "Server is draining and takes no new sessions"),
     (errors.InvalidTransition("idle", "asked"), "no transition from idle on asked"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("error", "text"), TEXTS, ids=[f"{type(e).__name__}-{t[:12]}" for e, t in TEXTS]
+    ("error", "text"),
+    TEXTS,
+    ids=[f"{n}-{type(error).__name__}" for n, (error, _) in enumerate(TEXTS)],
 )
 def test_error_text_names_what_is_wrong(error: WebkitError, text: str) -> None:
     assert str(error) == text
@@ -59,12 +65,22 @@ def test_cursor_error_keeps_the_bounds_of_the_buffer(
 
 @pytest.mark.parametrize(
     ("error", "limit"),
-    [(errors.CapacityExceeded(8), 8), (errors.BackpressureError(32), 32)],
+    [
+        (errors.CapacityExceeded(8), 8),
+        (errors.TooManySessions(3), 3),
+        (errors.BackpressureError(32), 32),
+    ],
 )
 def test_limit_error_keeps_the_limit(
-    error: errors.CapacityExceeded | errors.BackpressureError, limit: int
+    error: errors.CapacityExceeded | errors.TooManySessions | errors.BackpressureError,
+    limit: int,
 ) -> None:
     assert error.limit == limit
+
+
+def test_full_queue_keeps_what_there_is_too_much_of() -> None:
+    assert errors.BackpressureError(32).what == "messages"
+    assert errors.BackpressureError(32, "characters").what == "characters"
 
 
 def test_start_queue_timeout_keeps_how_long_was_waited() -> None:
@@ -88,6 +104,7 @@ def test_invalid_transition_keeps_the_pair() -> None:
         (errors.InvalidCursor("x"), errors.InvalidInput),
         (errors.BackpressureError(1), errors.Unavailable),
         (errors.StartQueueTimeout(1.0), errors.Unavailable),
+        (errors.TooManySessions(1), errors.Unavailable),
         (errors.AgentTimeout("x"), errors.AgentError),
     ],
 )

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from claude_agent_sdk.types import PermissionUpdate
 
+from tests.unit.asgi.virtual_time import now_s, run_in_no_time
 from tests.unit.core.stepping import settle
 from webkit_core.codec import decode_inbound, encode_payload
 from webkit_core.errors import ConflictError, InvalidInput
@@ -629,3 +630,197 @@ async def test_watcher_has_been_told_when_the_change_is() -> None:
     await task
 
     assert known == [1, 2]
+
+
+# --- expiry
+
+EXPIRED = [{"correlation_id": "toolu_1", "outcome": "expired"}]
+
+
+def asked_for(
+    router: PermissionRouter, wire: Wire, timeout_s: float | None = 60.0
+) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(router.ask(BASH, wire.emit, timeout_s))
+
+
+def test_request_that_nobody_answers_is_denied_when_its_time_is_over() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        decision = await asked_for(router, wire)
+
+        assert now_s() == pytest.approx(60)
+        assert isinstance(decision, Deny)
+        assert decision.message
+        assert not decision.interrupt
+        assert wire.resolved == EXPIRED
+        assert len(router) == 0
+
+    run_in_no_time(main())
+
+
+def test_answer_after_the_expiry_is_a_conflict_that_names_it() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        await asked_for(router, wire)
+
+        with pytest.raises(ConflictError, match="expired") as caught:
+            router.reply(allow())
+
+        assert caught.value.outcome == "expired"
+        assert wire.resolved == EXPIRED
+
+    run_in_no_time(main())
+
+
+def test_request_without_a_time_limit_waits() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        task = asked_for(router, wire, None)
+        await asyncio.sleep(10**7)
+        assert router.has_pending("toolu_1")
+        router.reply(allow())
+        assert await task == Allow()
+
+    run_in_no_time(main())
+
+
+def test_answer_shortly_before_the_expiry_wins() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        task = asked_for(router, wire)
+        await asyncio.sleep(59.9)
+        router.reply(allow())
+        assert await task == Allow()
+        await asyncio.sleep(60)
+        assert [each["outcome"] for each in wire.resolved] == ["allow"]
+
+    run_in_no_time(main())
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_answer_around_the_expiry_is_heard_by_the_agent_or_refused(steps: int) -> None:
+    """What clients are told is what the agent is told, to the last step of the loop."""
+
+    async def main() -> str:
+        router, wire = PermissionRouter(), Wire()
+        refused: list[str | None] = []
+
+        async def answers() -> None:
+            await asyncio.sleep(60)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            try:
+                router.reply(allow())
+            except ConflictError as error:
+                refused.append(error.outcome)
+
+        answering = asyncio.ensure_future(answers())
+        await settle()
+        decision = await asked_for(router, wire)
+        await answering
+
+        (resolved,) = wire.resolved
+        assert refused == ([] if resolved["outcome"] == "allow" else ["expired"])
+        assert isinstance(decision, Allow) is (resolved["outcome"] == "allow")
+        return str(resolved["outcome"])
+
+    run_in_no_time(main())
+
+
+def test_answer_in_the_moment_of_the_expiry_is_heard_by_the_agent() -> None:
+    """Clients have been told that it was allowed."""
+
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        asyncio.get_running_loop().call_at(60.0, router.reply, allow())
+
+        decision = await asked_for(router, wire)
+
+        assert [each["outcome"] for each in wire.resolved] == ["allow"]
+        assert decision == Allow()
+
+    run_in_no_time(main())
+
+
+def test_answer_in_the_moment_after_the_expiry_is_told_that_it_has_expired() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        outcomes: list[str | None] = []
+
+        def reply() -> None:
+            with pytest.raises(ConflictError) as caught:
+                router.reply(allow())
+            outcomes.append(caught.value.outcome)
+
+        task = asked_for(router, wire)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_at(60.0, reply)
+        await task
+
+        assert wire.resolved == EXPIRED
+        assert outcomes == ["expired"]
+
+    run_in_no_time(main())
+
+
+@pytest.mark.parametrize("first", ["expiry", "cancellation"])
+def test_cancellation_in_the_moment_of_the_expiry_gives_one_outcome(first: str) -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        loop = asyncio.get_running_loop()
+        tasks: list[asyncio.Task[Any]] = []
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        if first == "cancellation":
+            loop.call_at(60.0, cancel)
+        tasks.append(asked_for(router, wire))
+        await asyncio.sleep(0)
+        if first == "expiry":
+            loop.call_at(60.0, cancel)
+        await asyncio.wait(tasks)
+
+        assert len(wire.resolved) == 1
+        assert len(router) == 0
+
+    run_in_no_time(main())
+
+
+def test_cancellation_before_the_expiry_is_no_expiry() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        task = asked_for(router, wire)
+        await asyncio.sleep(30)
+        task.cancel()
+        await asyncio.sleep(60)
+        assert [each["outcome"] for each in wire.resolved] == ["cancelled"]
+
+    run_in_no_time(main())
+
+
+def test_each_request_has_its_own_time() -> None:
+    async def main() -> None:
+        router, wire = PermissionRouter(), Wire()
+        first = asked_for(router, wire, 60.0)
+        await asyncio.sleep(30)
+        second = asked_for(router, wire, 60.0)
+        await first
+        assert router.has_pending("toolu_1.2")
+        await second
+        assert now_s() == pytest.approx(90)
+        assert [each["correlation_id"] for each in wire.resolved] == [
+            "toolu_1",
+            "toolu_1.2",
+        ]
+
+    run_in_no_time(main())
+
+
+def test_watcher_is_told_of_an_expiry_once() -> None:
+    async def main() -> None:
+        notes = Notes()
+        await notes.router.ask(BASH, notes.wire.emit, 60.0)
+        assert notes.told[1:] == [("resolved", "toolu_1", "expired", None)]
+
+    run_in_no_time(main())

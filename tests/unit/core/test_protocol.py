@@ -87,3 +87,25 @@ def test_every_event_has_a_name_of_its_own() -> None:
 
     assert len(names) == len(set(names))
     assert set(names) == {name for _, name, _ in EVENTS}
+
+
+def image(data: str) -> protocol.ImageContent:
+    return protocol.ImageContent(protocol.ImageSource("base64", "image/png", data))
+
+
+@pytest.mark.parametrize(
+    ("content", "chars"),
+    [
+        ("", 0),
+        ("hello", 5),
+        ("h\u00e9llo \U0001f600", 7),
+        ([protocol.TextContent("hello")], 5),
+        ([image("aGVsbG8=")], 8),
+        ([protocol.TextContent("see"), image("aGk="), image("aGk=")], 11),
+    ],
+    ids=["nothing", "text", "beyond-ascii", "block", "image", "mixed"],
+)
+def test_user_message_is_as_long_as_its_texts_and_images(
+    content: Any, chars: int
+) -> None:
+    assert protocol.UserMessage(content).chars == chars

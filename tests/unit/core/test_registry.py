@@ -36,6 +36,7 @@ from webkit_core import (
     SessionRegistry,
     StartQueueTimeout,
     State,
+    TooManySessions,
     UserMessage,
     WebkitError,
 )
@@ -78,15 +79,19 @@ class House:
         concurrent_starts: int | None = None,
         start_queue_s: float = 30.0,
         limits: Limits | None = None,
+        per_owner: int = 0,
         **deadlines: float,
     ) -> None:
         self.clock = FakeClock()
+        self.sessions: list[Session] = []
+        self.begun: asyncio.Future[None] | None = None
         self.factory = Starting()
         self.seen = Collecting()
         self.registry = SessionRegistry(
             self.factory,
             idle_timeout_s=IDLE_S,
             max_sessions=max_sessions,
+            max_sessions_per_owner=per_owner,
             concurrent_starts=concurrent_starts,
             start_queue_s=start_queue_s,
             limits=limits,
@@ -95,9 +100,9 @@ class House:
             clock=self.clock,
         )
 
-    def creating(self, session_id: str = "") -> asyncio.Task[Session]:
+    def creating(self, session_id: str = "", owner: str = "") -> asyncio.Task[Session]:
         """A creation on its way."""
-        config = SessionConfig(session_id=session_id)
+        config = SessionConfig(session_id=session_id, owner=owner)
         return asyncio.ensure_future(self.registry.create(config))
 
     @property
@@ -110,9 +115,9 @@ class House:
         numbers = self.seen.numbers("agent_webkit.sessions.evicted", "reason")
         return {reason: number for reason, number in numbers.items() if number}
 
-    async def create(self) -> Session:
+    async def create(self, owner: str = "") -> Session:
         async with asyncio.timeout(5):
-            return await self.registry.create()
+            return await self.registry.create(SessionConfig(owner=owner))
 
     def agent_of(self, session: Session) -> ScriptedAgent:
         ids = [config.session_id for config in self.factory.configs]
@@ -126,9 +131,9 @@ class House:
             await self.agent_of(session).prompted()
         return session
 
-    async def failed(self) -> Session:
+    async def failed(self, owner: str = "") -> Session:
         """A session whose agent died."""
-        session = await self.create()
+        session = await self.create(owner)
         self.agent_of(session).end(RuntimeError("boom"))
         async with asyncio.timeout(5):
             await session.wait_ended()
@@ -1780,4 +1785,417 @@ async def test_start_that_was_given_up_counts_until_it_is_cleaned_up() -> None:
     await asyncio.wait({first, second})
 
     assert most == 1
+    await registry.shutdown()
+
+
+# --- whose they are
+
+
+async def answers_to(house: House, session_id: str, owner: str | None) -> set[Any]:
+    """What somebody is told who asks for a session that is not there, however."""
+    told = set()
+    with pytest.raises(SessionNotFound) as caught:
+        house.registry.get(session_id, owner)
+    told.add((type(caught.value), str(caught.value).replace(session_id, "ID")))
+    with pytest.raises(SessionNotFound) as caught:
+        await house.registry.remove(session_id, owner)
+    told.add((type(caught.value), str(caught.value).replace(session_id, "ID")))
+    return told
+
+
+async def that_lives(house: House) -> Session:
+    return await house.create("ann")
+
+
+async def that_failed(house: House) -> Session:
+    return await house.failed("ann")
+
+
+async def that_was_closed(house: House) -> Session:
+    session = await house.create("ann")
+    await house.registry.remove(session.id, "ann")
+    return session
+
+
+async def that_expired(house: House) -> Session:
+    session = await house.create("ann")
+    house.clock.advance(IDLE_S)
+    await house.registry.reap()
+    return session
+
+
+async def that_failed_and_expired(house: House) -> Session:
+    session = await house.failed("ann")
+    house.clock.advance(IDLE_S)
+    await house.registry.reap()
+    return session
+
+
+async def that_is_being_closed(house: House) -> Session:
+    session = await house.create("ann")
+    house.begun = asyncio.ensure_future(house.registry.remove(session.id))
+    await asyncio.sleep(0)
+    return session
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        that_lives,
+        that_failed,
+        that_was_closed,
+        that_expired,
+        that_failed_and_expired,
+        that_is_being_closed,
+    ],
+)
+@pytest.mark.parametrize("stranger", ["bob", ""])
+async def test_somebody_elses_session_is_as_one_that_never_was(
+    one: Callable[[House], Awaitable[Session]], stranger: str
+) -> None:
+    house = House()
+    session = await one(house)
+
+    told = await answers_to(house, session.id, stranger)
+
+    assert told == await answers_to(house, "never", stranger)
+    assert {kind for kind, _ in told} == {SessionNotFound}
+    await house.shutdown()
+
+
+async def test_session_is_there_for_its_owner_and_for_the_embedder() -> None:
+    house = House()
+    session, nobodys = await house.create("ann"), await house.create()
+
+    assert house.registry.get(session.id, "ann") is session
+    assert house.registry.get(session.id) is session
+    assert house.registry.get(nobodys.id, "") is nobodys
+    assert house.registry.get(nobodys.id) is nobodys
+    assert {kind for kind, _ in await answers_to(house, nobodys.id, "ann")} == {
+        SessionNotFound
+    }
+    await house.shutdown()
+
+
+@pytest.mark.parametrize("owner", ["ann", None])
+async def test_owner_and_embedder_hear_what_became_of_a_session(
+    owner: str | None,
+) -> None:
+    house = House()
+    closed, expired = await that_was_closed(house), await that_expired(house)
+
+    assert {kind for kind, _ in await answers_to(house, closed.id, owner)} == {
+        SessionClosed
+    }
+    assert {kind for kind, _ in await answers_to(house, expired.id, owner)} == {
+        SessionExpired
+    }
+
+
+async def test_stranger_who_removes_a_session_does_it_no_harm() -> None:
+    house = House()
+    session = await house.create("ann")
+
+    with pytest.raises(SessionNotFound):
+        await house.registry.remove(session.id, "bob")
+    await settle()
+
+    assert house.registry.get(session.id, "ann") is session
+    assert session.state is State.IDLE
+    await house.shutdown()
+
+
+@pytest.mark.parametrize("owner", ["ann", None])
+async def test_owner_and_embedder_may_remove_a_session(owner: str | None) -> None:
+    house = House()
+    session = await house.create("ann")
+
+    await house.registry.remove(session.id, owner)
+
+    assert session.released
+    assert list(house.registry) == []
+
+
+async def test_owner_is_what_the_session_was_created_with() -> None:
+    house = House()
+
+    session = await house.create("ann")
+
+    assert session.config.owner == "ann"
+    await house.shutdown()
+
+
+# --- how many one may have
+
+
+async def refused(house: House, owner: str) -> bool:
+    """Whether ``owner`` has as many as one may have; else has one more."""
+    try:
+        await house.create(owner)
+    except TooManySessions as error:
+        return error.limit == 2
+    return False
+
+
+async def test_owner_may_have_so_many_sessions() -> None:
+    house = House(per_owner=2)
+
+    assert [await refused(house, "ann") for _ in range(4)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+    assert house.registry.live_count() == 2
+    assert len(house.factory.configs) == 2
+    await house.shutdown()
+
+
+async def test_owners_do_not_take_from_each_other() -> None:
+    house = House(per_owner=2)
+
+    refusals = [
+        await refused(house, owner)
+        for owner in ("ann", "ann", "ann", "bob", "bob", "bob", "", "", "")
+    ]
+
+    assert refusals == [False, False, True] * 3
+    await house.shutdown()
+
+
+async def test_without_a_limit_one_owner_may_have_all() -> None:
+    house = House(max_sessions=5)
+
+    for _ in range(5):
+        await house.create("ann")
+
+    with pytest.raises(CapacityExceeded):
+        await house.create("ann")
+    await house.shutdown()
+
+
+async def test_full_registry_is_full_for_everybody() -> None:
+    house = House(max_sessions=2, per_owner=2)
+    for _ in range(2):
+        await house.create("ann")
+
+    for owner in ("ann", "bob"):
+        with pytest.raises(CapacityExceeded):
+            await house.create(owner)
+    await house.shutdown()
+
+
+async def test_creations_at_once_never_exceed_what_one_may_have() -> None:
+    house = House(per_owner=2, concurrent_starts=1)
+    house.factory.gate = asyncio.Event()
+    creating = [house.creating(owner=owner) for owner in ("ann", "bob") * 5]
+    await settle()
+    house.factory.gate.set()
+
+    made = await asyncio.gather(*creating, return_exceptions=True)
+
+    sessions = [each for each in made if isinstance(each, Session)]
+    assert sorted(session.config.owner for session in sessions) == [
+        "ann",
+        "ann",
+        "bob",
+        "bob",
+    ]
+    assert all(isinstance(each, Session | TooManySessions) for each in made)
+    await house.shutdown()
+
+
+async def by_removing(house: House, session: Session) -> None:
+    await house.registry.remove(session.id)
+
+
+async def by_expiring(house: House, session: Session) -> None:
+    house.clock.advance(IDLE_S)
+    with house.sessions[1].attached():
+        await house.registry.reap()
+
+
+async def by_dying(house: House, session: Session) -> None:
+    house.agent_of(session).end(RuntimeError("boom"))
+    await session.wait_ended()
+    await settle()
+
+
+@pytest.mark.parametrize("end", [by_removing, by_expiring, by_dying])
+async def test_session_that_ended_makes_room_for_its_owners_next(
+    end: Callable[[House, Session], Awaitable[None]],
+) -> None:
+    house = House(per_owner=2)
+    house.sessions = [await house.create("ann"), await house.create("ann")]
+    assert await refused(house, "ann")
+
+    await end(house, house.sessions[0])
+
+    assert [await refused(house, "ann") for _ in range(2)] == [False, True]
+    await house.shutdown()
+
+
+async def test_start_that_failed_makes_room_for_its_owners_next() -> None:
+    house = House(per_owner=2)
+    house.factory.error = OSError("no such CLI")
+    for _ in range(3):
+        with pytest.raises(AgentStartError):
+            await house.create("ann")
+    await settle()
+    house.factory.error = None
+
+    assert [await refused(house, "ann") for _ in range(3)] == [False, False, True]
+    await house.shutdown()
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_creation_that_was_given_up_makes_room_for_its_owners_next(
+    queued: bool,
+) -> None:
+    house = House(per_owner=2, concurrent_starts=1 if queued else 2)
+    house.factory.gate = asyncio.Event()
+    creating = [house.creating(owner="ann") for _ in range(2)]
+    await settle()
+    assert await refused(house, "ann")
+
+    creating[1].cancel()
+    await settle()
+    house.factory.gate.set()
+    await creating[0]
+
+    assert [await refused(house, "ann") for _ in range(2)] == [False, True]
+    await house.shutdown()
+
+
+def test_creation_whose_turn_did_not_come_makes_room_for_its_owners_next() -> None:
+    async def main() -> None:
+        house = House(per_owner=2, concurrent_starts=1, start_queue_s=5.0)
+        house.factory.gate = asyncio.Event()
+        creating = [house.creating(owner="ann") for _ in range(2)]
+        await asyncio.sleep(6)
+        assert isinstance(creating[1].exception(), StartQueueTimeout)
+        house.factory.gate.set()
+        await creating[0]
+        assert [await refused(house, "ann") for _ in range(2)] == [False, True]
+        await house.registry.shutdown()
+
+    run_in_no_time(main())
+
+
+async def test_agent_on_its_way_out_is_still_one_of_its_owners() -> None:
+    house = House(per_owner=2, disconnect_s=0.02)
+    leaving, _ = await house.create("ann"), await house.create("ann")
+    house.agent_of(leaving).hangs.add("disconnect")
+
+    removing = asyncio.ensure_future(house.registry.remove(leaving.id))
+    await settle()
+
+    assert await refused(house, "ann")
+    await removing
+    assert not await refused(house, "ann")
+    await house.shutdown()
+
+
+async def test_creation_that_was_refused_is_a_span_with_its_code() -> None:
+    house = House(per_owner=2)
+    for _ in range(3):
+        await refused(house, "ann")
+
+    assert failed_with(house.seen.spans("create")[-1]) == "too_many_sessions"
+    assert house.created == 2
+    await house.shutdown()
+
+
+# --- one end
+
+
+Ending = Callable[[SessionRegistry, Session], Awaitable[object]]
+
+ENDINGS: dict[str, Ending] = {
+    "remove": lambda registry, session: registry.remove(session.id),
+    "reap": lambda registry, _: registry.reap(),
+    "drain": lambda registry, _: registry.drain(0),
+    "shutdown": lambda registry, _: registry.shutdown(),
+    "close": lambda _, session: session.close(),
+}
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("second", ENDINGS)
+@pytest.mark.parametrize("first", ENDINGS)
+async def test_session_has_one_end_whatever_is_called_at_once(
+    first: str, second: str, cancelled: bool
+) -> None:
+    house = House()
+    session = await house.create()
+    house.clock.advance(IDLE_S)
+    calls = [
+        asyncio.ensure_future(ENDINGS[name](house.registry, session))
+        for name in (first, second, "remove", "reap")
+    ]
+    await asyncio.sleep(0)
+
+    if cancelled:
+        for call in calls[:-1]:
+            call.cancel()
+    async with asyncio.timeout(5):
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            assert not isinstance(result, Exception)
+        await session.wait_ended()
+    await settle()
+    await house.shutdown()
+
+    assert [name for name, _ in house.agent_of(session).calls] == ["disconnect"]
+    assert names(session.log).count("done") == 1
+    assert sum(house.evicted.values()) == 1
+    assert list(house.registry) == []
+    assert house.registry.live_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [("remove", "reap", "closed"), ("reap", "remove", "idle"),
+     ("remove", "drain", "closed"), ("shutdown", "remove", "drain")],
+)  # fmt: skip
+async def test_first_reason_is_why_a_session_ended(
+    first: str, second: str, reason: str
+) -> None:
+    house = House()
+    session = await house.create()
+    house.clock.advance(IDLE_S)
+
+    calls = [
+        asyncio.ensure_future(ENDINGS[name](house.registry, session))
+        for name in (first, second)
+    ]
+    await asyncio.gather(*calls)
+    await settle()
+
+    assert house.evicted == {reason: 1}
+    expected = SessionExpired if reason == "idle" else SessionClosed
+    assert gone(house, session.id) is expected
+
+
+async def test_id_of_a_session_that_ended_may_be_used_and_ended_again() -> None:
+    house = House()
+    for _ in range(3):
+        session = await house.registry.create(SessionConfig(session_id="chosen"))
+        await house.registry.remove("chosen")
+        assert session.released
+
+    assert house.evicted == {"closed": 3}
+    assert all(agent.disconnected for agent in house.factory.agents)
+
+
+async def test_policy_of_the_registry_is_that_of_its_sessions() -> None:
+    factory = ScriptedFactory()
+    registry = SessionRegistry(factory, policy=lambda _name, _input: "deny")
+    session = await registry.create()
+
+    async with asyncio.timeout(5):
+        answer = await factory.agents[0].ask("toolu_1")
+
+    assert answer.behavior == "deny"
+    assert "permission_request" not in names(session.log)
     await registry.shutdown()

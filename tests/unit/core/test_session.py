@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
 
+from tests.unit.asgi.virtual_time import now_s, run_in_no_time
 from tests.unit.core.stepping import settle
 from tests.unit.core.test_conversation import names, of, started as task_started
 from webkit_core import (
@@ -15,6 +16,7 @@ from webkit_core import (
     BackpressureError,
     CanUseTool,
     ConflictError,
+    Deadlines,
     Inbound,
     Interrupt,
     InvalidInput,
@@ -34,6 +36,7 @@ from webkit_core import (
     UserMessage,
     telemetry_for,
 )
+from webkit_core.protocol import ImageContent, ImageSource, TextContent
 from webkit_core.testing import (
     AssistantMessage,
     FakeClock,
@@ -224,6 +227,85 @@ async def test_queue_at_its_limit_refuses_and_takes_more_later() -> None:
     await live.answered(3)
     contents = [prompt["message"]["content"] for prompt in live.agent.prompts]
     assert contents == ["hello", "second", "third"]
+    await live.close()
+
+
+def with_image(chars: int) -> UserMessage:
+    data = "aGkh" * (chars // 4)
+    return UserMessage([ImageContent(ImageSource("base64", "image/png", data))])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [UserMessage("x" * 40), with_image(40), UserMessage([TextContent("x" * 40)])],
+    ids=["text", "image", "block"],
+)
+async def test_queue_holds_so_many_characters_and_takes_more_later(
+    message: UserMessage,
+) -> None:
+    live = await Live(queued_chars=100).start()
+    await live.in_turn()
+    for _ in range(2):
+        await live.session.submit(message)
+    assert live.session.queued == 2
+
+    with pytest.raises(BackpressureError, match="100 characters") as caught:
+        await live.session.submit(message)
+    assert (caught.value.limit, caught.value.what) == (100, "characters")
+    assert live.session.queued == 2
+
+    await live.answered()
+    await live.session.submit(message)
+    assert live.session.queued == 2
+    await live.close()
+
+
+async def test_queue_may_be_full_to_the_last_character() -> None:
+    live = await Live(queued_chars=100).start()
+    await live.in_turn()
+    await live.session.submit(UserMessage("x" * 60))
+
+    await live.session.submit(with_image(40))
+
+    with pytest.raises(BackpressureError):
+        await live.session.submit(UserMessage("x"))
+    await live.close()
+
+
+async def test_message_longer_than_the_queue_fits_when_it_is_the_first() -> None:
+    """Else it never could be said."""
+    live = await Live(queued_chars=100).start()
+    await live.in_turn()
+
+    await live.session.submit(UserMessage("x" * 1000))
+
+    with pytest.raises(BackpressureError, match="characters"):
+        await live.session.submit(UserMessage("x"))
+    await live.answered()
+    await live.answered(2)
+    assert len(live.agent.prompts) == 2
+    await live.close()
+
+
+async def test_message_longer_than_the_queue_fits_behind_a_model() -> None:
+    live = await Live(queued_chars=100).start()
+    await live.in_turn()
+    await live.session.submit(SetModel("m"))
+
+    await live.session.submit(UserMessage("x" * 1000))
+
+    assert live.session.queued == 2
+    await live.close()
+
+
+async def test_queue_full_of_characters_takes_a_model() -> None:
+    live = await Live(queued_chars=100).start()
+    await live.in_turn()
+    await live.session.submit(UserMessage("x" * 100))
+
+    await live.session.submit(SetModel("m"))
+
+    assert live.session.queued == 2
     await live.close()
 
 
@@ -755,3 +837,70 @@ def test_sessions_count_into_the_traffic_they_are_given() -> None:
     assert [session.traffic is traffic for session in sessions] == [True, True]
     assert alone.traffic is not traffic
     assert alone.telemetry is telemetry_for()
+
+
+# --- rules, and people who do not answer
+
+
+def made(agents: ScriptedFactory, **given: Any) -> Session:
+    return Session(SessionConfig(session_id="s-1"), agents, **given)
+
+
+async def test_agent_hears_at_once_what_the_policy_of_its_session_says() -> None:
+    heard: list[Any] = []
+
+    async def policy(name: str, tool_input: dict[str, Any]) -> Any:
+        heard.append((name, tool_input))
+        return "allow" if name == "Read" else "deny"
+
+    factory = ScriptedFactory()
+    session = made(factory, policy=policy)
+    await soon(session.start())
+    agent = factory.agents[0]
+
+    allowed = await soon(agent.ask("toolu_1", "Read", path="x"))
+    denied = await soon(agent.ask("toolu_2", "Bash", command="ls"))
+
+    assert allowed == PermissionResultAllow()
+    assert isinstance(denied, PermissionResultDeny)
+    assert denied.message
+    assert not denied.interrupt
+    assert heard == [("Read", {"path": "x"}), ("Bash", {"command": "ls"})]
+    assert "permission_request" not in names(session.log)
+    (notice,) = of(session.log, "notice")
+    assert (notice["kind"], notice["details"]["request"]) == ("refused", "Bash")
+    await soon(session.close())
+
+
+def test_people_have_as_long_as_the_deadlines_of_the_session_say() -> None:
+    async def main() -> None:
+        factory = ScriptedFactory()
+        session = made(factory, deadlines=Deadlines(permission_s=60.0))
+        await session.start()
+
+        denied = await factory.agents[0].ask("toolu_1")
+
+        assert now_s() == pytest.approx(60, abs=0.1)
+        assert isinstance(denied, PermissionResultDeny)
+        assert not denied.interrupt
+        with pytest.raises(ConflictError, match="expired"):
+            await session.submit(allow("toolu_1"))
+        assert session.pending == []
+        assert [each["outcome"] for each in of(session.log, "permission_resolved")] == [
+            "expired"
+        ]
+        await session.close()
+
+    run_in_no_time(main())
+
+
+def test_people_have_an_hour_by_default() -> None:
+    async def main() -> None:
+        factory = ScriptedFactory()
+        session = made(factory)
+        await session.start()
+        await factory.agents[0].ask("toolu_1")
+        assert now_s() == pytest.approx(3600, abs=0.1)
+        await session.close()
+
+    run_in_no_time(main())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from math import inf, isfinite, nan
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from webkit_core.translate import (
     NOTICES,
     TASK_ENDED,
     Translator,
+    answers_prompt,
     translate_sdk_messages,
 )
 
@@ -141,8 +143,22 @@ def costs(translator: Translator, *totals: float | None) -> list[tuple[Any, Any]
         ([0.5, 0.2, 0.3], [(0.5, 0.5), (0.2, 0.7), (0.1, 0.8)]),
         ([0.5, None, 0.7], [(0.5, 0.5), (None, 0.5), (0.2, 0.7)]),
         ([0.5, 0.0, 0.5], [(0.5, 0.5), (0.0, 0.5), (0.5, 1.0)]),
+        ([0.5, nan, 0.7], [(0.5, 0.5), (None, 0.5), (0.2, 0.7)]),
+        ([0.5, inf, 0.7], [(0.5, 0.5), (None, 0.5), (0.2, 0.7)]),
+        ([0.5, -inf, 0.7], [(0.5, 0.5), (None, 0.5), (0.2, 0.7)]),
+        ([nan], [(None, 0.0)]),
     ],
-    ids=["rising", "free", "the-cli-began-anew", "unknown-in-between", "from-zero"],
+    ids=[
+        "rising",
+        "free",
+        "the-cli-began-anew",
+        "unknown-in-between",
+        "from-zero",
+        "not-a-number-in-between",
+        "infinite-in-between",
+        "minus-infinite-in-between",
+        "not-a-number-alone",
+    ],
 )
 def test_cost_of_a_turn_is_the_rise_of_the_running_total(
     running_totals: list[float | None], expected: list[tuple[float, float]]
@@ -180,6 +196,70 @@ def test_costs_of_all_turns_add_up_to_the_sessions(micros: list[int]) -> None:
 
 
 # --- what the agent tells about itself
+
+
+@given(
+    st.lists(
+        st.none() | st.sampled_from([nan, inf, -inf]) | st.floats(-1e9, 1e9),
+        max_size=20,
+    )
+)
+def test_cost_of_a_session_is_a_number_whatever_its_turns_cost(
+    totals: list[float | None],
+) -> None:
+    translator = Translator("s")
+
+    for turn, session in costs(translator, *totals):
+        assert turn is None or isfinite(turn)
+        assert isfinite(session)
+
+
+# --- whose result it is
+
+HUMAN = {"kind": "human"}
+NOTIFICATION = {"kind": "task-notification"}
+
+
+@pytest.mark.parametrize("origin", [None, HUMAN, NOTIFICATION, {}, "human"], ids=repr)
+@pytest.mark.parametrize(
+    ("taken", "ours"),
+    [(["ours"], True), (["x", "ours"], True), (["x"], False), ([None, 3], False)],
+    ids=repr,
+)
+def test_result_that_names_its_prompts_is_of_those_alone(
+    origin: Any, taken: list[Any], ours: bool
+) -> None:
+    given_result = result(origin=origin, user_message_uuids=taken)
+
+    assert answers_prompt(given_result, "ours") is ours
+
+
+@pytest.mark.parametrize(
+    "taken", [None, [], 7, "ours", "x", {"ours": 1}, ("ours",), True], ids=repr
+)
+@pytest.mark.parametrize(
+    ("origin", "ours"),
+    [
+        (None, True),
+        (HUMAN, True),
+        ("task-notification", True),
+        (NOTIFICATION, False),
+        ({}, False),
+        ({"kind": None}, False),
+    ],
+    ids=repr,
+)
+def test_result_that_names_no_prompt_is_ours_unless_the_agent_began_it(
+    taken: Any, origin: Any, ours: bool
+) -> None:
+    given_result = result(origin=origin, user_message_uuids=taken)
+
+    assert answers_prompt(given_result, "ours") is ours
+
+
+def test_result_without_such_fields_is_ours() -> None:
+    """As of an older SDK, and of a result that it could not parse."""
+    assert answers_prompt(object(), "ours")
 
 
 def init(**servers: str) -> sdk.SystemMessage:
