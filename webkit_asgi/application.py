@@ -21,6 +21,7 @@ from webkit_core import (
     ClaudeFactory,
     Deadlines,
     Limits,
+    Policy as ToolPolicy,
     SdkFactory,
     SessionRegistry,
     WebkitError,
@@ -33,13 +34,17 @@ from .cors import Cors
 from .drain import ShutdownSignal
 from .exchange import ClientDisconnected, Exchange
 from .health import Check, Readiness
+from .idempotency import Idempotency
 from .lifespan import run_lifespan
 from .loop_lag import LoopLag
 from .metrics import Metrics
+from .open_streams import OpenStreams
+from .peers import has_left
+from .policy import Policy
+from .rates import Rates
 from .responses import Answer, NotFound, error_response
 from .routes import ROLES, match
 from .settings import Settings
-from .stream import OpenStreams
 from .types import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -65,20 +70,25 @@ class Application:
         demo: Demo | None,
         *,
         deadlines: Deadlines | None = None,
+        policy: ToolPolicy | None = None,
         checks: Mapping[str, Check] | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
         self.starting = False
-        self.streams = OpenStreams()
+        self.streams = OpenStreams(settings.max_streams)
+        self.policy = Policy(settings.cwd_root, settings.permission_modes)
+        self.input_rates = Rates(settings.inputs_per_s)
+        self.idempotency = Idempotency()
         self.metrics = Metrics(meter_provider)
         self.telemetry = telemetry_for(self.metrics.provider, tracer_provider)
-        factory = demo or sdk_factory or ClaudeFactory()
+        factory = demo or sdk_factory or _claude(settings)
         self.registry = SessionRegistry(
             factory,
             idle_timeout_s=settings.idle_timeout_s,
             max_sessions=settings.max_sessions,
+            max_sessions_per_owner=settings.max_sessions_per_user,
             concurrent_starts=settings.concurrent_starts or None,
             start_queue_s=settings.start_queue_s,
             limits=Limits(
@@ -86,7 +96,13 @@ class Application:
                 buffer_bytes=settings.buffer_bytes,
                 queued_messages=settings.queued_messages,
             ),
-            deadlines=deadlines,
+            deadlines=deadlines
+            or Deadlines(
+                permission_s=settings.permission_timeout_s,
+                turn_silence_s=settings.turn_silence_s,
+                tool_silence_s=settings.tool_silence_s,
+            ),
+            policy=policy,
             telemetry=self.telemetry,
         )
         agent = {"agent": factory.check} if isinstance(factory, ClaudeFactory) else {}
@@ -94,6 +110,7 @@ class Application:
         self._auth = auth
         self._cors = Cors(settings.cors_origins)
         self._imports_sdk = demo is not None or isinstance(factory, ClaudeFactory)
+        self._sweep = factory.sweep if isinstance(factory, ClaudeFactory) else None
         self._demo = demo
         self._loop_lag = LoopLag(self.telemetry.loop_lagged)
         self._signal = ShutdownSignal(self._on_signal)
@@ -109,7 +126,11 @@ class Application:
                 if answer is not None:
                     # From here and not from deeper down: a stream is resumed for every
                     # event, through every coroutine that waits for it.
-                    await answer.answer(exchange)
+                    try:
+                        await answer.answer(exchange)
+                    except (OSError, RuntimeError) as error:
+                        if not has_left(exchange.send, error):
+                            raise
             case "lifespan":
                 await run_lifespan(receive, send, self.startup, self.shutdown)
             case "websocket":
@@ -136,6 +157,8 @@ class Application:
             self._demo.start()
         if self._imports_sdk:
             await import_sdk()
+        if self._sweep is not None:
+            await self._sweep()
         self.registry.start_reaper()
         self._loop_lag.start()
         self._signal.install()
@@ -148,19 +171,22 @@ class Application:
         is done when the last agent is gone.
         """
         if self._drained is None:
-            self.streams.going_away = True
+            timeout_s = self.settings.drain_timeout_s
             logger.info(
                 "draining: no new sessions, %d live; their end comes in %g s at most",
                 self.registry.live_count(),
-                self.settings.drain_timeout_s,
+                timeout_s,
             )
-            self._drained = asyncio.ensure_future(self._drain())
+            self._drained = asyncio.ensure_future(self._drain(timeout_s))
         return self._drained
 
     def stop(self) -> asyncio.Future[None]:
         """Drain without waiting for anybody: every stream gets its ``done`` now."""
-        self._keep(asyncio.ensure_future(self.registry.drain(0)))
-        return self.drain()
+        if self._drained is None:
+            self._drained = asyncio.ensure_future(self._drain(0))
+        elif not self._drained.done():
+            self._keep(asyncio.ensure_future(self.registry.drain(0)))
+        return self._drained
 
     async def shutdown(self) -> None:
         """End every session; return when all agents are gone."""
@@ -169,9 +195,10 @@ class Application:
         await asyncio.wait({drained})
         self._loop_lag.stop()
 
-    async def _drain(self) -> None:
+    async def _drain(self, timeout_s: float) -> None:
+        self.streams.going_away = True
         try:
-            await self.registry.drain(self.settings.drain_timeout_s)
+            await self.registry.drain(timeout_s)
         finally:
             if self._demo is not None:
                 self._demo.stop()
@@ -207,7 +234,7 @@ class Application:
             if (preflight := self._cors.preflight(exchange)) is not None:
                 return preflight
             path = _path_within(scope["path"], scope.get("root_path", ""))
-            self._authenticate(path, exchange.header(b"authorization"))
+            await self._authenticate(path, exchange)
             endpoint, exchange.session_id = match(scope["method"], path)
             self.registry.start_reaper()
             return await endpoint(self, exchange)
@@ -221,12 +248,27 @@ class Application:
             logger.exception("error in %s %s", scope["method"], quote(scope["path"]))
             return error_response(WebkitError("the server made a mistake"))
 
-    def _authenticate(self, path: str, authorization: bytes | None) -> None:
+    async def _authenticate(self, path: str, exchange: Exchange) -> None:
+        """Find out on whose behalf a request is made, and whether it may be."""
         role = ROLES.get(path, Role.USER)
-        if role is Role.ADMIN and not self._auth.has_admin:
-            self._auth.check(authorization)
-            raise NotFound(f"no such path: {path}")
-        self._auth.check(authorization, role)
+        if role is Role.ANYBODY:
+            return
+        headers = exchange.headers()
+        if role is Role.ADMIN and self._auth.has_admin:
+            self._auth.check_admin(headers)
+        elif role is Role.SCRAPER:
+            self._auth.check_scraper(headers)
+        else:
+            exchange.principal = await self._auth.principal(headers)
+            if role is Role.ADMIN:
+                raise NotFound(f"no such path: {path}")
+
+
+def _claude(settings: Settings) -> ClaudeFactory:
+    names = [name.strip() for name in settings.agent_env.split(",")]
+    return ClaudeFactory(
+        state_dir=settings.state_dir or None, pass_env=[name for name in names if name]
+    )
 
 
 def _path_within(path: str, root_path: str) -> str:

@@ -98,8 +98,13 @@ class ShutdownSignal:
 
     def _servers(self) -> list[PatientServer]:
         """Return the servers whose handlers stood before ours."""
-        owners = (getattr(p, "__self__", None) for p in self._previous.values())
-        return [owner for owner in owners if isinstance(owner, PatientServer)]
+        servers = []
+        for owner in map(_owner, self._previous.values()):
+            if isinstance(owner, ShutdownSignal):  # another application's
+                servers += owner._servers()
+            elif isinstance(owner, PatientServer):
+                servers.append(owner)
+        return servers
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._heard += 1
@@ -109,5 +114,21 @@ class ShutdownSignal:
             assert self._loop is not None
             at_once = not waits or self._heard > 1
             self._loop.call_soon_threadsafe(self._on_signal, at_once)
+        previous = self._previous[number]
         if not waits:
-            self._previous[number](number, frame)
+            previous(number, frame)
+        elif isinstance(earlier := _owner(previous), ShutdownSignal):
+            earlier._hear_too(number)
+
+    def _hear_too(self, number: int) -> None:
+        """Hear a signal from a later application, which keeps it from the server."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._heard += 1
+            self._loop.call_soon_threadsafe(self._on_signal, self._heard > 1)
+        if isinstance(earlier := _owner(self._previous.get(number)), ShutdownSignal):
+            earlier._hear_too(number)
+
+
+def _owner(handler: Any) -> object:
+    """Return what a signal handler is a method of, if it is one."""
+    return getattr(handler, "__self__", None)

@@ -15,9 +15,11 @@ from urllib.parse import parse_qs, quote
 
 from webkit_core import InvalidInput, WebkitError, sse
 
+from .principal import Principal
 from .types import Headers, Receive, Scope, Send
 
 _T = TypeVar("_T")
+NOBODY: Final = Principal("")
 _SUBSCRIBER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -34,6 +36,19 @@ class BodyTooLarge(WebkitError):
         return f"the body is longer than {self.limit_bytes} bytes"
 
 
+class BodyTimeout(WebkitError):
+    """The body did not arrive in time."""
+
+    code = "body_timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"the body was not there within {self.timeout_s:g} s"
+
+
 class ClientDisconnected(Exception):
     """The client left before its body was read; nobody waits for an answer."""
 
@@ -43,17 +58,35 @@ class Exchange:
 
     Attributes:
         extra_headers: sent with the answer, whatever it is.
+        principal: on whose behalf it is made; nobody's before that is known.
         session_id: the session in the path; empty where the path has none.
     """
 
-    __slots__ = ("extra_headers", "receive", "scope", "send", "session_id")
+    __slots__ = (
+        "extra_headers",
+        "principal",
+        "receive",
+        "scope",
+        "send",
+        "session_id",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
         self.extra_headers: Headers = []
+        self.principal = NOBODY
         self.session_id = ""
+
+    def headers(self) -> dict[str, str]:
+        """Return all headers, names in lower case, those of one name joined."""
+        found: dict[str, str] = {}
+        for key, value in self.scope["headers"]:
+            name, text = key.decode("latin-1"), value.decode("latin-1")
+            between = "; " if name == "cookie" else ", "  # RFC 9113, 8.2.3
+            found[name] = f"{found[name]}{between}{text}" if name in found else text
+        return found
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that (lower-case) name."""
@@ -75,13 +108,21 @@ class Exchange:
         root_path: str = self.scope.get("root_path", "")
         return quote(f"{root_path.rstrip('/')}/sessions/{session_id}").encode()
 
-    async def body(self, limit_bytes: int) -> bytearray:
+    async def body(self, limit_bytes: int, timeout_s: float) -> bytearray:
         """Read the request's body.
 
         Raises:
             BodyTooLarge: it is longer than the limit.
+            BodyTimeout: it is not whole after so many seconds.
             ClientDisconnected: the client left.
         """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._body(limit_bytes)
+        except TimeoutError:
+            raise BodyTimeout(timeout_s) from None
+
+    async def _body(self, limit_bytes: int) -> bytearray:
         announced = self.header(b"content-length") or b"0"
         if announced.isdigit() and int(announced[:20]) > limit_bytes:
             raise BodyTooLarge(limit_bytes)

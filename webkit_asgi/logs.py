@@ -4,8 +4,9 @@ uvicorn sets up handlers for itself and for nobody else, so without this the cre
 and end of sessions would be said to no one. Only the application that uvicorn loads by
 name does it; embedders have logging of their own.
 
-Rules: a handler that somebody has set up is left alone; a JSON line is one object on
-one line, and carries the session's id and the trace's where there are any.
+Rules: a handler that somebody else has set up is left alone, but for uvicorn's; a JSON
+line is one object on one line, and carries the session's id and the trace's where there
+are any.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 from opentelemetry import trace
 
@@ -48,24 +49,29 @@ class JsonLines(logging.Formatter):
         return encode_payload(line).decode()
 
 
+class OwnHandler(logging.StreamHandler[TextIO]):
+    """A handler of ours, whose format is ours to choose."""
+
+
 def set_up_logging(form: LogFormat) -> None:
     """Let what this project says be seen, in ``form``; uvicorn's lines too.
 
     Idempotent.
     """
-    formatter = (
+    formatter: logging.Formatter = (
         JsonLines()
         if form == "json"
         else logging.Formatter("%(levelname)s:     %(message)s")
     )
-    if not logging.getLogger().handlers:
-        for name in PACKAGES:
-            logger = logging.getLogger(name)
-            if not logger.handlers:
-                logger.addHandler(logging.StreamHandler(sys.stderr))
-                logger.setLevel(logger.level or logging.INFO)
-            logger.handlers[0].setFormatter(formatter)
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        if not logger.hasHandlers():
+            logger.addHandler(OwnHandler(sys.stderr))
+            logger.setLevel(logger.level or logging.INFO)
+        for handler in logger.handlers:
+            if isinstance(handler, OwnHandler):
+                handler.setFormatter(formatter)
     if form == "json":
-        for name in ("", *SERVER):
+        for name in SERVER:
             for handler in logging.getLogger(name).handlers:
                 handler.setFormatter(formatter)

@@ -18,6 +18,8 @@ from opentelemetry.metrics import MeterProvider
 
 from webkit_core import WebkitError
 
+from .responses import NotImplementedHere
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
@@ -26,7 +28,7 @@ INSTALL: Final = "pip install 'webkit-asgi[metrics]'"
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class MetricsNotInstalled(WebkitError):
+class MetricsNotInstalled(NotImplementedHere):
     """The packages that make Prometheus text are not there."""
 
     code = "metrics_not_installed"
@@ -35,7 +37,7 @@ class MetricsNotInstalled(WebkitError):
         return f"/metrics needs packages that are not installed: {INSTALL}"
 
 
-class MetricsNotReadable(WebkitError):
+class MetricsNotReadable(NotImplementedHere):
     """The process's meter provider takes no reader."""
 
     code = "metrics_elsewhere"

@@ -58,6 +58,17 @@ async def abort(send: Send) -> None:
         await asyncio.sleep(0)  # the server hears of it before we return
 
 
+def has_left(send: Send, error: Exception) -> bool:
+    """Return whether ``send`` raised because the client is gone.
+
+    Servers may raise an OSError then (ASGI HTTP 2.4). uvloop raises a RuntimeError
+    when a connection broke while nothing was read from it.
+    """
+    transport = _transport(send, "is_closing")
+    closed = transport is not None and bool(transport.is_closing())
+    return closed or isinstance(error, OSError)
+
+
 def _transport(send: Send, ability: str) -> Any:
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     return transport if hasattr(transport, ability) else None

@@ -21,12 +21,14 @@ from webkit_core import (
     Refused,
     SessionExists,
     SessionNotFound,
+    TooManySessions,
     Unavailable,
     WebkitError,
     encode_payload,
 )
 
-from .exchange import BodyTooLarge, Exchange
+from .exchange import BodyTimeout, BodyTooLarge, Exchange
+from .rates import TooManyRequests
 from .types import Headers
 
 
@@ -49,6 +51,21 @@ class MethodNotAllowed(WebkitError):
         return f"this path takes {self.allow}"
 
 
+class KeyReused(WebkitError):
+    """The Idempotency-Key was used before, for something else."""
+
+    code = "idempotency_key_reused"
+
+    def __str__(self) -> str:
+        return "this Idempotency-Key was used for another body before"
+
+
+class NotImplementedHere(WebkitError):
+    """This server is not set up for it."""
+
+    code = "not_implemented"
+
+
 class Unauthorized(WebkitError):
     """No token, or a wrong one."""
 
@@ -69,7 +86,12 @@ STATUS_BY_ERROR: Final[dict[type[WebkitError], int]] = {
     ConflictError: 409,
     SessionExists: 409,
     CursorError: 412,
+    BodyTimeout: 408,
     BodyTooLarge: 413,
+    KeyReused: 422,
+    TooManySessions: 429,
+    TooManyRequests: 429,
+    NotImplementedHere: 501,
     AgentError: 503,
     ConfigError: 503,
     Unavailable: 503,

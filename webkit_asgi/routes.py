@@ -21,6 +21,7 @@ Endpoint = Callable[[Server, Exchange], Awaitable[Answer]]
 ROLES: Final = {
     "/healthz": Role.ANYBODY,  # load balancers have no token
     "/readyz": Role.ANYBODY,
+    "/openapi.json": Role.ANYBODY,  # tools that read it have no token
     "/metrics": Role.SCRAPER,
     "/admin/drain": Role.ADMIN,
 }
@@ -31,6 +32,7 @@ _SESSION: Final = "/sessions/"
 ROUTES: Final[dict[str, dict[str, Endpoint]]] = {
     "/healthz": {"GET": endpoints.health},
     "/readyz": {"GET": endpoints.ready},
+    "/openapi.json": {"GET": endpoints.describe_api},
     "/metrics": {"GET": endpoints.scrape},
     "/admin/drain": {"POST": endpoints.drain},
     "/sessions": {"GET": endpoints.list_sessions, "POST": endpoints.create_session},

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,7 +28,7 @@ DEMO_VARIABLE: Final = "AGENT_WEBKIT_DEMO"
 
 _DAY_S: Final = 86_400.0
 
-_Seconds = Annotated[float, Meta(gt=0, le=365 * _DAY_S)]
+_Seconds = Annotated[float, Meta(ge=0.001, le=365 * _DAY_S)]
 _Count = Annotated[int, Meta(ge=1)]
 
 
@@ -47,6 +47,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         concurrent_starts: sessions that start at a time; 0 is the number of cores.
         start_queue_s: how long a new session waits for its turn to start.
         drain_timeout_s: how long sessions may go on when the server is to end.
+        body_timeout_s: how long a request may take to send its body.
+        max_sessions_per_user: live sessions of one user at most; 0 is all.
+        inputs_per_s: inputs of one user a second, on average; 0 is without limit.
+        max_streams: streams that are open at most.
+        permission_timeout_s: a permission nobody gives in so long is denied.
+        turn_silence_s: a turn in which nothing happens for so long is stopped.
+        tool_silence_s: the same while a tool runs.
+        cwd_root: sessions work in here; empty is the server's working directory.
+        permission_modes: those that clients may ask for, separated by commas.
+        state_dir: where each session has a directory of its own while it lives; empty
+            is one in the directory for temporary files.
+        agent_env: variables of the server's that agents get besides the usual ones,
+            separated by commas; a trailing ``*`` makes a prefix.
         cors_origins: pages that may talk to the server, separated by commas.
         log_format: ``text``, or ``json`` for one object per line.
         demo: run with a scripted model instead of a real one.
@@ -63,6 +76,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrent_starts: Annotated[int, Meta(ge=0)] = 0
     start_queue_s: _Seconds = 30.0
     drain_timeout_s: Annotated[float, Meta(ge=0, le=365 * _DAY_S)] = 600.0
+    body_timeout_s: _Seconds = 30.0
+    max_sessions_per_user: Annotated[int, Meta(ge=0)] = 0
+    inputs_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 100.0
+    max_streams: _Count = 10_000
+    permission_timeout_s: _Seconds = 3600.0
+    turn_silence_s: _Seconds = 900.0
+    tool_silence_s: _Seconds = 3600.0
+    cwd_root: str = ""
+    permission_modes: str = "default,acceptEdits,plan,dontAsk,auto"
+    state_dir: str = ""
+    agent_env: str = ""
     cors_origins: str = ""
     log_format: LogFormat = "text"
     demo: bool = False
@@ -98,6 +122,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 msgspec.convert({name: text}, cls, strict=False)
             except (msgspec.ValidationError, UnicodeEncodeError) as error:
                 reason = str(error).partition(" - at ")[0].replace("`", "")
+                if "enum value" in reason:
+                    reason = f"Must be one of {', '.join(get_args(LogFormat))}"
                 raise ConfigError(
                     f"{PREFIX}{name.upper()}={text!r}: {reason[0].lower()}{reason[1:]}"
                 ) from None

@@ -18,12 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from random import randint
 from typing import Final
 
-from webkit_core import EvictedError, Sample, Session, encode_payload, sse
+from webkit_core import (
+    EvictedError,
+    Sample,
+    Session,
+    encode_payload,
+    sse,
+)
 
 from .exchange import Exchange
+from .open_streams import OpenStreams
 from .peers import abort, watch_peer
 from .types import Headers, Receive, Send
 
@@ -39,6 +47,9 @@ RETRY_AFTER_DRAIN_MS: Final = (2000, 15_000)
 _NEVER: Final = 1 << 62
 """An event that does not come."""
 
+_MAX_TIMER_S: Final = 86_400.0 * 30
+"""Longest timer that every loop takes; a stream ends with it at the latest."""
+
 TICKS_PER_KEEPALIVE: Final = 4
 """How often a stream is looked at: no clock is read when an event is sent, so a
 keepalive comes up to one tick early, and a blocked stream is given up one late."""
@@ -48,28 +59,6 @@ HEADERS: Final[Headers] = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class OpenStreams:
-    """The streams of one server, which can be told that it is going away."""
-
-    def __init__(self) -> None:
-        self.going_away = False
-        """Whether clients shall not come back soon."""
-        self._streams: set[EventStream] = set()
-
-    def add(self, stream: EventStream) -> None:
-        """Take a stream in that begins."""
-        self._streams.add(stream)
-
-    def discard(self, stream: EventStream) -> None:
-        """Let a stream go that has ended."""
-        self._streams.discard(stream)
-
-    def give_up(self) -> None:
-        """Drop every client that has not taken its stream's end."""
-        for stream in tuple(self._streams):
-            stream.give_up()
 
 
 class EventStream:
@@ -82,11 +71,14 @@ class EventStream:
         keepalive_s: a comment is sent after so long a quiet.
         send_timeout_s: a subscriber that takes nothing for so long is given up.
         among: the streams of the server, of which this is one while it is open.
+        expires_at_s: when what the client showed loses its force, as Unix time.
     """
 
     __slots__ = (
         "_among",
         "_cursor",
+        "_expired",
+        "_expires_at_s",
         "_gone",
         "_headers",
         "_keepalive_s",
@@ -116,9 +108,12 @@ class EventStream:
         keepalive_s: float,
         send_timeout_s: float,
         among: OpenStreams,
+        expires_at_s: float | None = None,
     ) -> None:
         self._session = session
         self._among = among
+        self._expires_at_s = expires_at_s
+        self._expired = False
         self._cursor = cursor
         self._headers = headers
         self._keepalive_s = keepalive_s
@@ -145,11 +140,12 @@ class EventStream:
         send, read, log = exchange.send, self._session.log.read, self._session.log
         arm, traffic = self._subscriber.arm, self._session.traffic
         watch_peer(send, self._send_timeout_s)
+        expiry = self._expiry(loop)
         self._among.add(self)
         try:
             with self._session.attached():
                 await self._begin(exchange)
-                while not self._gone:
+                while not (self._gone or self._expired):
                     try:
                         data, cursor = read(self._cursor)
                     except EvictedError as error:
@@ -188,8 +184,21 @@ class EventStream:
         finally:
             self._among.discard(self)
             self._timer.cancel()
+            if expiry is not None:
+                expiry.cancel()
             self._subscriber.disarm()
             watcher.cancel()
+
+    def _expiry(self, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle | None:
+        """Return the timer that ends the stream with the token that opened it."""
+        if self._expires_at_s is None:
+            return None
+        left_s = min(max(0.0, self._expires_at_s - time.time()), _MAX_TIMER_S)
+        return loop.call_later(left_s, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._subscriber.wake()
 
     def give_up(self) -> None:
         """Drop the client, whatever it has not taken yet."""
@@ -219,6 +228,8 @@ class EventStream:
     async def _end(self, send: Send) -> None:
         if self._gone:
             return
+        if self._expired:
+            await self._send(send, _EXPIRED)
         if self._among.going_away:
             # They would all be back in the same second, at the server that is left.
             last_words = sse.retry(randint(*RETRY_AFTER_DRAIN_MS))  # noqa: S311
@@ -289,3 +300,16 @@ def _eviction(error: EvictedError) -> bytes:
             }
         ),
     )
+
+
+_EXPIRED: Final = sse.frame_without_id(
+    "error",
+    encode_payload(
+        {
+            "code": "token_expired",
+            "message": "the token that opened this stream has expired; come back with"
+            " a new one and the last id",
+        }
+    ),
+)
+"""The frame that tells a subscriber why its stream ends; it carries no id."""

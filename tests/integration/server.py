@@ -104,6 +104,8 @@ def server_env(model_env: Mapping[str, str], **settings: str) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "AGENT_WEBKIT_AUTH_TOKEN": TOKEN,
+        # Tests have directories of their own all over the machine.
+        "AGENT_WEBKIT_CWD_ROOT": "/",
         # Nobody is there whose sessions a test's server would have to wait for.
         "AGENT_WEBKIT_DRAIN_TIMEOUT_S": "0",
         **settings,

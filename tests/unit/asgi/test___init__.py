@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
+import anyio
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -27,10 +30,12 @@ from webkit_asgi.auth import (
 from webkit_asgi.logs import PACKAGES, JsonLines
 from webkit_asgi.misconfigured import Misconfigured
 from webkit_asgi.settings import DEMO_VARIABLE
-from webkit_core import ConfigError
+from webkit_core import ConfigError, Deadlines
 from webkit_core.testing import ScriptedFactory
 
-from .driver import Call
+from .driver import PATIENCE_S, Call
+from .principals import ANN, by_name
+from .virtual_time import now_s, run_in_no_time
 
 
 @pytest.fixture(autouse=True)
@@ -351,3 +356,117 @@ async def test_demo_gives_way_to_an_agent_of_ones_own(
     await app.shutdown()
     assert len(factory.agents) == 1
     assert capsys.readouterr().out == ""
+
+
+# --- who is who, and what they may
+
+
+async def test_create_app_takes_a_verifier(
+    environ: pytest.MonkeyPatch, ended: list[Application]
+) -> None:
+    """With the operators' tokens of the environment, and without its users'."""
+    environ.setenv(TOKEN_VARIABLE, "s3cret")
+    environ.setenv(ADMIN_TOKEN_VARIABLE, "admin")
+    environ.setenv(METRICS_TOKEN_VARIABLE, "scraper")
+
+    app = create_app(auth=by_name, sdk_factory=ScriptedFactory())
+    ended.append(app)
+
+    assert await status(app, ANN) == 200
+    assert await status(app, "s3cret") == 401
+    for path, token in (("/admin/drain", "admin"), ("/metrics", "scraper")):
+        method = "POST" if token == "admin" else "GET"
+        assert (await Call(app, method, path, token=token).done()).status < 400
+        assert (await Call(app, method, path, token=ANN).done()).status == 401
+
+
+async def test_create_app_takes_an_empty_operators_token_beside_a_verifier_as_unset(
+    environ: pytest.MonkeyPatch, ended: list[Application]
+) -> None:
+    environ.setenv(ADMIN_TOKEN_VARIABLE, "")
+    environ.setenv(METRICS_TOKEN_VARIABLE, "")
+
+    app = create_app(auth=by_name, sdk_factory=ScriptedFactory())
+    ended.append(app)
+
+    assert (await Call(app, "POST", "/admin/drain", token=ANN).done()).status == 404
+    assert (await Call(app, "GET", "/metrics", token="").done()).status == 401
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AGENT_WEBKIT_CWD_ROOT", "/no/such/directory"),
+        ("AGENT_WEBKIT_CWD_ROOT", "relative"),
+        ("AGENT_WEBKIT_PERMISSION_MODES", "default,yolo"),
+        ("AGENT_WEBKIT_INPUTS_PER_S", "-1"),
+        ("AGENT_WEBKIT_MAX_STREAMS", "0"),
+        ("AGENT_WEBKIT_BODY_TIMEOUT_S", "0"),
+    ],
+)
+def test_create_app_with_a_wrong_limit_names_the_variable(
+    environ: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    environ.setenv(variable, value)
+
+    with pytest.raises(ConfigError, match=variable):
+        create_app(auth=AuthConfig(disabled=True), sdk_factory=ScriptedFactory())
+
+
+ASKING = b'{"type": "user_message", "content": "hello"}'
+
+
+async def asked(app: Application, factory: ScriptedFactory) -> asyncio.Task[Any]:
+    """Let the agent of a new session ask for a tool, in a turn."""
+    created = await Call(app, "POST", "/sessions").done()
+    path = created.headers["location"]
+    assert (await Call(app, "POST", f"{path}/input", ASKING).done()).status == 204
+    agent = factory.agents[-1]
+    await agent.prompted()
+    return asyncio.ensure_future(agent.ask("toolu_1", command="ls"))
+
+
+@pytest.mark.parametrize("ruling", ["allow", "deny"])
+async def test_create_app_takes_a_policy_that_decides_before_people_are_asked(
+    ended: list[Application], ruling: Literal["allow", "deny"]
+) -> None:
+    ruled: list[tuple[str, dict[str, Any]]] = []
+
+    def policy(tool_name: str, tool_input: dict[str, Any]) -> Literal["allow", "deny"]:
+        ruled.append((tool_name, tool_input))
+        return ruling
+
+    factory = ScriptedFactory()
+    app = create_app(auth=AuthConfig(disabled=True), sdk_factory=factory, policy=policy)
+    ended.append(app)
+
+    with anyio.fail_after(PATIENCE_S):
+        decided = await (await asked(app, factory))
+
+    assert decided.behavior == ruling
+    assert ruled == [("Bash", {"command": "ls"})]
+    factory.agents[0].end()
+
+
+@pytest.mark.parametrize("by", ["argument", "settings", "both"])
+def test_permission_nobody_gives_in_time_is_denied(by: str) -> None:
+    """In the time of the argument, or else of the settings."""
+
+    async def main() -> None:
+        factory = ScriptedFactory()
+        app = create_app(
+            auth=AuthConfig(disabled=True),
+            sdk_factory=factory,
+            settings=Settings(permission_timeout_s=50 if by == "settings" else 500),
+            deadlines=None if by == "settings" else Deadlines(permission_s=50),
+        )
+        asking = await asked(app, factory)
+        began_s = now_s()
+
+        assert (await asking).behavior == "deny"
+
+        assert now_s() - began_s == pytest.approx(50, abs=1)
+        factory.agents[0].end()
+        await app.shutdown()
+
+    run_in_no_time(main())

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -14,12 +15,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.unit.core.stepping import settle
-from webkit_asgi import Application, AuthConfig, Settings, application
+from webkit_asgi import Application, AuthConfig, Principal, Settings, application
 from webkit_asgi.application import FORCE_EXIT_S, LAST_WORDS_S
+from webkit_asgi.auth import VERIFIER_TIMEOUT_S
 from webkit_asgi.drain import SIGNALS
 from webkit_asgi.exchange import Exchange
 from webkit_asgi.loop_lag import INTERVAL_S
-from webkit_asgi.responses import Response
+from webkit_asgi.responses import Response, Unauthorized
 from webkit_asgi.routes import ROUTES
 from webkit_asgi.stream import RETRY_AFTER_DRAIN_MS, RETRY_MS
 from webkit_asgi.types import Message
@@ -28,6 +30,7 @@ from webkit_core.testing import ScriptedFactory
 
 from .driver import PATIENCE_S, TOKEN, Call, Server, serving
 from .patient_server import Uvicorn
+from .principals import ANN, BOB, TENANTS
 from .virtual_time import now_s, run_in_no_time
 
 SECRET = "a detail that is nobody's business"
@@ -100,7 +103,7 @@ async def test_request_without_authentication_needs_no_token() -> None:
     await app.shutdown()
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
 @pytest.mark.parametrize("token", [None, "wrong"])
 async def test_health_checks_need_no_token(
     server: Server, path: str, token: str | None
@@ -141,6 +144,248 @@ async def test_path_has_its_role_where_it_is_mounted(root_path: str) -> None:
                 "POST", "/admin/drain", token=token, root_path=root_path
             )
             assert call.status == status
+
+
+# --- who it is
+
+
+@pytest.fixture
+async def tenants() -> AsyncIterator[Server]:
+    """A server of ann's and bob's."""
+    async with serving(auth=TENANTS) as server:
+        yield server
+
+
+async def session_of(server: Server, name: str) -> str:
+    created = await server.ask("POST", "/sessions", token=name)
+    assert created.status == 200
+    return created.headers["location"]
+
+
+async def ids_of(server: Server, name: str) -> list[str]:
+    listed = (await server.ask("GET", "/sessions", token=name)).json["sessions"]
+    return [item["session_id"] for item in listed]
+
+
+async def test_session_belongs_to_whoever_made_it(tenants: Server) -> None:
+    anns, bobs = [await session_of(tenants, name) for name in (ANN, BOB)]
+
+    assert [config.owner for config in tenants.factory.configs] == [ANN, BOB]
+    assert await ids_of(tenants, ANN) == [anns.rpartition("/")[2]]
+    assert await ids_of(tenants, BOB) == [bobs.rpartition("/")[2]]
+    assert (await tenants.ask("GET", anns, token=ANN)).status == 200
+
+
+ON_A_SESSION = [
+    ("GET", ""),
+    ("HEAD", ""),
+    ("DELETE", ""),
+    ("POST", "/input"),
+    ("GET", "/stream"),
+    ("HEAD", "/stream"),
+]
+
+
+def test_routes_on_a_session_are_all_that_there_are() -> None:
+    """The tests below go through them."""
+    prefix = "/sessions/{id}"
+    routes = {
+        (method, path.removeprefix(prefix))
+        for path, methods in ROUTES.items()
+        if path.startswith(prefix)
+        for method in methods
+    }
+
+    assert {row for row in ON_A_SESSION if row[0] != "HEAD"} == routes
+
+
+async def told(server: Server, name: str, method: str, path: str) -> tuple[int, str]:
+    """Return what somebody is told, with the session's id left out."""
+    headers = {"idempotency-key": "a-key", "last-event-id": "1"}
+    call = await server.ask(method, path, SAY, token=name, headers=headers)
+    body = call.body.decode().replace(path.split("/")[2], "ID")
+    return call.status, body
+
+
+@pytest.mark.parametrize(("method", "below"), ON_A_SESSION)
+@pytest.mark.parametrize("end", ["lives", "failed", "closed", "idle"])
+async def test_session_of_somebody_else_is_not_there_and_never_was(
+    tenants: Server, method: str, below: str, end: str
+) -> None:
+    anns = await session_of(tenants, ANN)
+    match end:
+        case "failed":
+            tenants.agent.end(RuntimeError("it broke"))
+            await settle()
+        case "closed":
+            await tenants.ask("DELETE", anns, token=ANN)
+        case "idle":
+            tenants.app.registry._idle_timeout_s = 1e-9
+            await tenants.app.registry.reap()
+    never = f"/sessions/{uuid.uuid4()}"
+
+    bob_sees = await told(tenants, BOB, method, anns + below)
+
+    assert bob_sees == await told(tenants, BOB, method, never + below)
+    assert bob_sees[0] == 404
+    assert ("session_not_found" in bob_sees[1]) is (method != "HEAD")
+    codes = {"closed": "session_closed", "idle": "session_expired"}
+    if end in codes and method != "HEAD":
+        assert codes[end] in (await told(tenants, ANN, method, anns + below))[1]
+
+
+@pytest.mark.parametrize(("method", "below"), ON_A_SESSION)
+async def test_session_is_as_it_was_when_somebody_else_has_asked_for_it(
+    tenants: Server, method: str, below: str
+) -> None:
+    anns = await session_of(tenants, ANN)
+    await settle()
+    before = (await tenants.ask("GET", anns, token=ANN)).json
+
+    await told(tenants, BOB, method, anns + below)
+    await settle()
+
+    assert (await tenants.ask("GET", anns, token=ANN)).json == before
+    assert (tenants.agent.prompts, tenants.agent.calls) == ([], [])
+
+
+async def test_sessions_made_without_auth_are_everybodys() -> None:
+    async with serving(auth=AuthConfig(disabled=True)) as server:
+        session = await session_of(server, ANN)
+
+        assert (await server.ask("GET", session, token=BOB)).status == 200
+        assert (await server.ask("GET", session, token=None)).status == 200
+        assert len(await ids_of(server, BOB)) == 1
+
+
+async def test_sessions_outlive_the_token_that_made_them() -> None:
+    async with serving(auth=AuthConfig(token="old new")) as server:
+        session = await session_of(server, "old")
+
+        assert (await server.ask("GET", session, token="new")).status == 200
+        assert len(await ids_of(server, "new")) == 1
+
+
+async def test_session_of_the_embedders_own_is_nobodys() -> None:
+    """It is one of the program's that the server is part of."""
+    async with serving(auth=TENANTS) as server:
+        session = await server.app.registry.create()
+
+        for name in (ANN, BOB):
+            assert await ids_of(server, name) == []
+            call = await server.ask("GET", f"/sessions/{session.id}", token=name)
+            assert call.error == (404, "session_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("GET", "/healthz", {None: 200, ANN: 200, "admin": 200, "scraper": 200}),
+        ("GET", "/openapi.json", {None: 200, ANN: 200, "admin": 200, "scraper": 200}),
+        ("GET", "/metrics", {None: 401, ANN: 401, "admin": 200, "scraper": 200}),
+        ("GET", "/sessions", {None: 401, ANN: 200, "admin": 401, "scraper": 401}),
+        ("GET", "/none", {None: 401, ANN: 404, "admin": 401, "scraper": 401}),
+        ("GET", "/admin/drain", {None: 401, ANN: 401, "admin": 405, "scraper": 401}),
+    ],
+)
+async def test_path_is_for_those_of_its_role_with_a_verifier_too(
+    tenants: Server, method: str, path: str, statuses: dict[str | None, int]
+) -> None:
+    for token, status in statuses.items():
+        call = await tenants.ask(method, path, token=token)
+        assert (token, call.status) == (token, status)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/metrics"])
+async def test_verifier_is_not_asked_where_nobody_has_to_be_somebody(path: str) -> None:
+    """A scrape or a health check every second is not one for the identity provider."""
+    asked: list[object] = []
+
+    async def verifier(headers: object) -> Principal | None:
+        asked.append(headers)
+        return None
+
+    async with serving(auth=AuthConfig(verifier=verifier)) as server:
+        await server.ask("GET", path)
+        assert asked == []
+        assert (await server.ask("GET", "/sessions")).status == 401
+        assert len(asked) == 1
+
+
+async def test_verifier_is_given_every_header_by_its_name_in_lower_case() -> None:
+    asked: list[Mapping[str, str]] = []
+
+    async def verifier(headers: Mapping[str, str]) -> Principal:
+        asked.append(headers)
+        return Principal(ANN)
+
+    async with serving(auth=AuthConfig(verifier=verifier)) as server:
+        call = server.call("GET", "/sessions", headers={"x-user": "café", "cookie": ""})
+        call.scope["headers"] += [(b"x-twice", b"1"), (b"x-twice", b"2")]
+        await call.done()
+
+    assert asked == [
+        {
+            "x-user": "café",
+            "cookie": "",
+            "authorization": f"Bearer {TOKEN}",
+            "x-twice": "1, 2",
+        }
+    ]
+
+
+async def test_verifier_that_raises_unauthorized_is_unauthorized() -> None:
+    async def verifier(headers: object) -> Principal:
+        raise Unauthorized
+
+    async with serving(auth=AuthConfig(verifier=verifier)) as server:
+        call = await server.ask("GET", "/sessions")
+
+        assert call.error == (401, "unauthorized")
+        assert call.headers["www-authenticate"] == "Bearer"
+
+
+async def test_bug_of_a_verifier_lets_nobody_in_and_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def verifier(headers: object) -> Principal:
+        raise ZeroDivisionError(SECRET)
+
+    async with serving(auth=AuthConfig(verifier=verifier)) as server:
+        call = await server.ask("POST", "/sessions")
+
+        assert call.error == (500, "internal_error")
+        assert SECRET.encode() not in call.body
+        assert server.factory.configs == []
+    (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert record.getMessage() == "error in POST /sessions"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_verifier_that_does_not_answer_is_unavailable() -> None:
+    """For the request that waits for it; others are not held up."""
+
+    async def verifier(headers: Mapping[str, str]) -> Principal | None:
+        if headers["authorization"] == f"Bearer {ANN}":
+            return Principal(ANN)
+        await asyncio.get_running_loop().create_future()
+        return None
+
+    async def main() -> None:
+        async with serving(auth=AuthConfig(verifier=verifier)) as server:
+            waiting = server.call("GET", "/sessions", token=BOB).start()
+            waiting.patience_s = 100
+            await settle()
+            assert (await server.ask("GET", "/sessions", token=ANN)).status == 200
+
+            await waiting.done()
+
+            assert now_s() == pytest.approx(VERIFIER_TIMEOUT_S)
+            assert waiting.error == (503, "auth_unavailable")
+            assert int(waiting.headers["retry-after"]) > 0
+
+    run_in_no_time(main())
 
 
 # --- dispatch

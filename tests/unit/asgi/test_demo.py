@@ -4,7 +4,6 @@ import re
 import sys
 import tempfile
 import uuid
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def test_agents_are_pointed_at_a_model_on_loopback(demo: Demo, tmp_path: Path) -
     demo.start()
     factory = demo._factory
     assert factory is not None
-    options = factory.options(SessionConfig(), never, deque())
+    options = factory.options(SessionConfig(), never, tmp_path)
 
     assert options.env["ANTHROPIC_API_KEY"] == "scripted"
     base_url = options.env["ANTHROPIC_BASE_URL"]

@@ -559,3 +559,122 @@ async def test_signal_reaches_the_server_once_when_installed_twice(
     assert handler.seen == [(signal.SIGTERM, True)]
     shutdown.uninstall()
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+# --- two applications in one process
+
+
+def pair() -> tuple[ShutdownSignal, ShutdownSignal, Told, Told]:
+    """Return what two applications have that were started one after the other."""
+    told = Told(), Told()
+    first, second = (ShutdownSignal(one) for one in told)
+    first.install()
+    second.install()
+    return first, second, *told
+
+
+@each_signal
+async def test_both_of_two_applications_hear_of_the_signal_and_the_server_waits(
+    uvicorn: Uvicorn, number: signal.Signals
+) -> None:
+    first, second, told_first, told_second = pair()
+
+    signal.raise_signal(number)
+
+    assert await told_first.times(1) == [False]
+    assert await told_second.times(1) == [False]
+    assert uvicorn.seen == []
+    assert uvicorn.flags == (False, False)
+    second.uninstall()
+    first.uninstall()
+
+
+async def test_second_signal_ends_both_of_two_applications_at_once(
+    uvicorn: Uvicorn,
+) -> None:
+    first, second, told_first, told_second = pair()
+
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+
+    assert await told_first.times(2) == [False, True]
+    assert await told_second.times(2) == [False, True]
+    assert uvicorn.seen == []
+    second.uninstall()
+    first.uninstall()
+
+
+async def test_later_signals_reach_the_server_of_two_applications_once_each(
+    uvicorn: Uvicorn,
+) -> None:
+    first, second, told_first, told_second = pair()
+
+    for _ in range(4):
+        signal.raise_signal(signal.SIGTERM)
+
+    assert await told_first.times(4) == [False, True, True, True]
+    assert await told_second.times(4) == [False, True, True, True]
+    assert uvicorn.seen == [signal.SIGTERM] * 2
+    second.uninstall()
+    first.uninstall()
+
+
+@pytest.mark.parametrize("of_first", [True, False])
+async def test_each_of_two_applications_reaches_the_server_through_the_other(
+    uvicorn: Uvicorn, of_first: bool
+) -> None:
+    first, second, *_ = pair()
+    signal.raise_signal(signal.SIGTERM)
+    one = first if of_first else second
+
+    one.release()
+    assert uvicorn.flags == (True, False)
+    one.insist()
+    assert uvicorn.flags == (True, True)
+    second.uninstall()
+    first.uninstall()
+
+
+async def test_server_that_does_not_wait_hears_of_the_signal_of_two_once(
+    handler: Handler,
+) -> None:
+    first, second, told_first, told_second = pair()
+
+    signal.raise_signal(signal.SIGTERM)
+
+    assert await told_first.times(1) == [True]
+    assert await told_second.times(1) == [True]
+    assert handler.seen == [(signal.SIGTERM, True)]
+    second.uninstall()
+    first.uninstall()
+
+
+async def test_two_applications_that_end_as_they_began_leave_the_servers_handler(
+    uvicorn: Uvicorn,
+) -> None:
+    first, second, told_first, told_second = pair()
+
+    second.uninstall()
+    signal.raise_signal(signal.SIGTERM)
+
+    assert await told_first.times(1) == [False]
+    assert told_second.at_once == []
+    first.uninstall()
+    assert signal.getsignal(signal.SIGTERM) == uvicorn.handle_exit
+
+
+async def test_application_that_ends_before_a_later_one_is_left_out(
+    uvicorn: Uvicorn,
+) -> None:
+    """Its handler stands between the other's and the server's, and cannot be drawn."""
+    first, second, told_first, told_second = pair()
+
+    first.uninstall()
+    signal.raise_signal(signal.SIGTERM)
+
+    assert await told_second.times(1) == [False]
+    assert uvicorn.seen == []
+    assert told_first.at_once == []
+    second.release()
+    assert uvicorn.flags == (True, False)
+    second.uninstall()

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from tests.unit.core.stepping import settle
-from webkit_asgi import AuthConfig, Settings
+from webkit_asgi import AuthConfig, Principal, Settings
 from webkit_asgi.stream import HEADERS
 from webkit_core import DEFAULT_DELTAS, PROTOCOL_VERSION, EventLog, SessionConfig
 
-from .driver import TOKEN, Call, Server, serving
+from .driver import TOKEN, Call, Server, no_more_tasks_than, running, serving
+from .principals import ANN, BOB, TENANTS
 from .virtual_time import now_s, run_in_no_time
 
 NOBODY = f"/sessions/{uuid.uuid4()}"
+HERE = str(Path(__file__).resolve().parent)
 
 
 @pytest.fixture
@@ -214,31 +216,32 @@ async def test_create_makes_a_session_of_defaults(
     }
     assert str(uuid.UUID(session_id)) == session_id
     assert call.headers["location"] == f"/sessions/{session_id}"
-    assert server.factory.configs == [SessionConfig(session_id=session_id)]
+    assert server.factory.configs == [
+        SessionConfig(session_id=session_id, owner="token")
+    ]
     assert server.factory.configs[0].deltas == DEFAULT_DELTAS
 
 
-async def test_create_hands_the_agent_what_the_client_wants(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_create_hands_the_agent_what_the_client_wants(tmp_path: Path) -> None:
     wanted = {
         "model": "claude-x",
         "permission_mode": "plan",
         "cwd": str(tmp_path),
         "deltas": ["thinking", "thinking"],
     }
+    async with serving(Settings(cwd_root=str(tmp_path))) as server:
+        call = await server.ask("POST", "/sessions", json.dumps(wanted).encode())
 
-    call = await server.ask("POST", "/sessions", json.dumps(wanted).encode())
-
-    assert server.factory.configs == [
-        SessionConfig(
-            session_id=call.json["session_id"],
-            model="claude-x",
-            permission_mode="plan",
-            cwd=str(tmp_path),
-            deltas=frozenset({"thinking"}),
-        )
-    ]
+        assert server.factory.configs == [
+            SessionConfig(
+                session_id=call.json["session_id"],
+                model="claude-x",
+                permission_mode="plan",
+                cwd=str(tmp_path),
+                deltas=frozenset({"thinking"}),
+                owner="token",
+            )
+        ]
 
 
 async def test_create_without_deltas_has_none(server: Server) -> None:
@@ -279,7 +282,7 @@ async def test_create_with_a_wrong_body_names_the_field(
     assert server.factory.configs == []
 
 
-@pytest.mark.parametrize("cwd", [".", "tests", "/no/such/directory", __file__, "/\0"])
+@pytest.mark.parametrize("cwd", [".", "tests", f"{__file__}.d", __file__, "/\0"])
 async def test_create_with_a_cwd_that_is_none_names_it(
     server: Server, cwd: str
 ) -> None:
@@ -332,8 +335,8 @@ async def test_list_has_every_session(server: Server) -> None:
     assert listed[0] == (await server.ask("GET", paths[0])).json
 
 
-async def test_show_describes_a_fresh_session(server: Server, tmp_path: Path) -> None:
-    wanted = {"model": "m", "permission_mode": "plan", "cwd": str(tmp_path)}
+async def test_show_describes_a_fresh_session(server: Server) -> None:
+    wanted = {"model": "m", "permission_mode": "plan", "cwd": HERE}
     session = await server.session(json.dumps(wanted).encode())
     await settle()
 
@@ -1135,3 +1138,450 @@ async def test_client_that_leaves_while_its_session_starts_leaves_no_session() -
         assert call.sent == []
         assert server.app.registry.live_count() == 0
         assert all(agent.disconnected for agent in server.factory.agents)
+
+
+# --- what the server allows: directories and modes
+
+
+@pytest.fixture
+async def walled(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server whose sessions work in a directory of the test's, in two modes."""
+    (tmp_path / "project").mkdir()
+    settings = Settings(cwd_root=str(tmp_path), permission_modes="default,plan")
+    async with serving(settings) as server:
+        yield server
+
+
+async def test_create_without_a_cwd_works_in_the_root(
+    walled: Server, tmp_path: Path
+) -> None:
+    session = await walled.session()
+
+    assert walled.factory.configs[0].cwd == str(tmp_path)
+    assert (await walled.ask("GET", session)).json["cwd"] == str(tmp_path)
+
+
+async def test_create_hands_over_where_a_link_leads(
+    walled: Server, tmp_path: Path
+) -> None:
+    """Who may change the link afterwards changes nothing."""
+    (tmp_path / "link").symlink_to("project")
+
+    await walled.session(json.dumps({"cwd": f"{tmp_path}/link"}).encode())
+
+    assert walled.factory.configs[0].cwd == f"{tmp_path}/project"
+
+
+@pytest.mark.parametrize("cwd", ["/", "/no/such/directory", "{root}/..", "{root}/link"])
+async def test_create_outside_the_root_is_refused(
+    walled: Server, tmp_path: Path, cwd: str
+) -> None:
+    (tmp_path / "link").symlink_to("/")
+    wanted = {"cwd": cwd.format(root=tmp_path)}
+
+    call = await walled.ask("POST", "/sessions", json.dumps(wanted).encode())
+
+    assert call.error == (403, "cwd_refused")
+    assert "`cwd`" in call.detail
+    assert walled.factory.configs == []
+
+
+async def test_create_in_a_mode_that_is_not_allowed_is_refused(walled: Server) -> None:
+    call = await walled.ask(
+        "POST", "/sessions", b'{"permission_mode": "bypassPermissions"}'
+    )
+
+    assert call.error == (403, "permission_mode_refused")
+    assert "'bypassPermissions'" in call.detail
+    assert walled.factory.configs == []
+
+
+async def test_mode_that_is_not_allowed_cannot_be_set_later(walled: Server) -> None:
+    session = await walled.session()
+
+    call = await walled.input(
+        session, body("set_permission_mode", mode="bypassPermissions")
+    )
+
+    assert call.error == (403, "permission_mode_refused")
+    assert walled.agent.calls == []
+    plan = await walled.input(session, body("set_permission_mode", mode="plan"))
+    assert plan.status == 204
+
+
+@pytest.mark.parametrize(
+    ("update", "code"),
+    [
+        ({"type": "setMode", "mode": "acceptEdits"}, "permission_mode_refused"),
+        ({"type": "addDirectories", "directories": ["/"]}, "cwd_refused"),
+    ],
+)
+async def test_answer_that_asks_for_too_much_is_refused_and_the_request_stays_open(
+    walled: Server, update: dict[str, Any], code: str
+) -> None:
+    session = await walled.session()
+    asking = await asked(walled, session)
+    answer = body(
+        "permission_response",
+        correlation_id="toolu_1",
+        behavior="allow",
+        updated_permissions=[update],
+    )
+
+    call = await walled.input(session, answer)
+
+    assert call.error == (403, code)
+    assert not asking.done()
+    deny = body("permission_response", correlation_id="toolu_1", behavior="deny")
+    assert (await walled.input(session, deny)).status == 204
+    assert (await asking).behavior == "deny"
+
+
+async def test_answer_that_asks_for_what_is_allowed_is_the_tools(
+    walled: Server, tmp_path: Path
+) -> None:
+    session = await walled.session()
+    asking = await asked(walled, session)
+    answer = body(
+        "permission_response",
+        correlation_id="toolu_1",
+        behavior="allow",
+        updated_permissions=[
+            {"type": "setMode", "mode": "plan"},
+            {"type": "addDirectories", "directories": [f"{tmp_path}/project"]},
+        ],
+    )
+
+    assert (await walled.input(session, answer)).status == 204
+
+    assert len((await asking).updated_permissions) == 2
+
+
+# --- how much: bodies, inputs, sessions, streams
+
+
+@pytest.mark.parametrize("path", ["/sessions", "input"])
+def test_body_that_does_not_come_in_time_is_told_so(path: str) -> None:
+    """As a whole: a byte now and then does not make the time longer."""
+
+    async def main() -> None:
+        async with serving(Settings(body_timeout_s=5, idle_timeout_s=1000)) as server:
+            session = await server.session()
+            began_s = now_s()
+            path_ = path if path == "/sessions" else f"{session}/input"
+            call = server.call("POST", path_, []).start()
+            while not call.sent:
+                call.feed(b" ")
+                await asyncio.sleep(0.5)
+            await call.done()
+
+            assert now_s() - began_s == pytest.approx(5, abs=0.6)
+            assert call.error == (408, "body_timeout")
+            assert "5 s" in call.detail
+            assert len(server.factory.configs) == 1
+
+    run_in_no_time(main())
+
+
+def test_body_that_comes_in_time_may_be_followed_by_work_that_takes_longer() -> None:
+    async def main() -> None:
+        async with serving(Settings(body_timeout_s=5)) as server:
+            server.factory.gate = asyncio.Event()
+            call = server.call("POST", "/sessions").start()
+            await asyncio.sleep(50)
+            assert call.sent == []
+
+            server.factory.gate.set()
+            assert (await call.done()).status == 200
+
+    run_in_no_time(main())
+
+
+async def test_inputs_beyond_the_rate_are_told_when_to_come_again() -> None:
+    async with serving(Settings(inputs_per_s=0.01)) as server:
+        session = await server.session()
+        assert (await server.input(session, say())).status == 204
+
+        for _ in range(2):
+            call = await server.input(session, say())
+            assert call.error == (429, "too_many_requests")
+            assert 98 <= int(call.headers["retry-after"]) <= 100
+        await server.agent.prompted()
+        assert (await server.ask("GET", session)).json["queued_messages"] == 0
+        assert len(server.agent.prompts) == 1
+
+
+async def test_rate_of_inputs_is_that_of_all_of_ones_sessions() -> None:
+    async with serving(Settings(inputs_per_s=0.01), TENANTS) as server:
+        for name, statuses in ((ANN, (204, 429)), (BOB, (204, 429))):
+            for status in statuses:
+                session = await session_of(server, name)
+                call = await server.input(session, say(), token=name)
+                assert (name, call.status) == (name, status)
+
+
+async def test_rate_of_inputs_is_looked_at_before_the_body_comes() -> None:
+    async with serving(Settings(inputs_per_s=0.01)) as server:
+        session = await server.session()
+        await server.input(session, say())
+
+        call = await server.ask("POST", f"{session}/input", [])
+
+        assert call.error == (429, "too_many_requests")
+
+
+async def test_inputs_to_no_session_are_not_counted() -> None:
+    """Else their answer would tell whether there is such a session."""
+    async with serving(Settings(inputs_per_s=0.01)) as server:
+        for _ in range(3):
+            call = await server.input(NOBODY, say())
+            assert call.error == (404, "session_not_found")
+        assert (await server.input(await server.session(), say())).status == 204
+
+
+async def session_of(server: Server, name: str) -> str:
+    """Create a session of somebody's and return its path."""
+    created = await server.ask("POST", "/sessions", token=name)
+    assert created.status == 200, created.body
+    return created.headers["location"]
+
+
+async def test_sessions_of_one_user_beyond_their_share_are_too_many() -> None:
+    async with serving(Settings(max_sessions_per_user=2), TENANTS) as server:
+        first = await session_of(server, ANN)
+        await session_of(server, ANN)
+
+        call = await server.ask("POST", "/sessions", token=ANN)
+        assert call.error == (429, "too_many_sessions")
+        assert int(call.headers["retry-after"]) > 0
+        await session_of(server, BOB)
+        await server.ask("DELETE", first, token=ANN)
+        await session_of(server, ANN)
+
+
+async def test_streams_beyond_the_limit_are_too_many() -> None:
+    async with serving(Settings(max_streams=2)) as server:
+        session = await server.session()
+        streams = [server.call("GET", f"{session}/stream").start() for _ in range(2)]
+        for stream in streams:
+            await stream.heard("session_ready")
+
+        for method in ("GET", "HEAD"):
+            call = await server.ask(method, f"{session}/stream")
+            assert call.status == 503
+            assert int(call.headers["retry-after"]) > 0
+        assert (await server.ask("GET", f"{session}/stream")).error == (
+            503,
+            "too_many_streams",
+        )
+        streams[0].leave()
+        await streams[0].done()
+        third = server.call("GET", f"{session}/stream").start()
+        await third.heard("session_ready")
+        for stream in (streams[1], third):
+            stream.leave()
+            await stream.done()
+
+
+async def begun(call: Call) -> None:
+    await call.until(lambda: len(call.sent) > 1)
+
+
+async def test_streams_that_come_at_once_are_not_more_than_may_be() -> None:
+    async with serving(Settings(max_streams=3)) as server:
+        session = await server.session()
+
+        calls = [server.call("GET", f"{session}/stream").start() for _ in range(10)]
+        for call in calls:
+            await begun(call)
+
+        assert sorted(call.status for call in calls) == [200] * 3 + [503] * 7
+        for call in calls:
+            call.leave()
+            await call.done()
+
+
+def test_stream_ends_with_the_token_that_opened_it() -> None:
+    async def main() -> None:
+        expires_at_s = time.time() + 100
+
+        async def verifier(headers: object) -> Principal:
+            return Principal(ANN, expires_at_s)
+
+        auth = AuthConfig(verifier=verifier)
+        async with serving(Settings(idle_timeout_s=1000), auth) as server:
+            session = await server.session()
+            call = server.call("GET", f"{session}/stream").start()
+            call.patience_s = 1000
+            await call.done()
+
+            assert now_s() == pytest.approx(100, abs=5)
+            assert json.loads(call.events[-1].data)["code"] == "token_expired"
+            assert call.complete
+            assert (await server.ask("GET", session)).status == 200
+
+    run_in_no_time(main())
+
+
+# --- Idempotency-Key
+
+
+def with_key(key: str = "a-key") -> dict[str, str]:
+    return {"idempotency-key": key}
+
+
+async def test_create_with_a_key_makes_one_session(server: Server) -> None:
+    first, second = [
+        await server.ask("POST", "/sessions", b"{}", headers=with_key())
+        for _ in range(2)
+    ]
+
+    assert len(server.factory.configs) == 1
+    assert (first.status, first.json) == (second.status, second.json)
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers == {**first.headers, "idempotency-replayed": "true"}
+
+
+async def test_create_with_a_key_by_two_at_once_makes_one_session(
+    server: Server,
+) -> None:
+    server.factory.gate = asyncio.Event()
+    calls = [
+        server.call("POST", "/sessions", headers=with_key()).start() for _ in range(2)
+    ]
+    await settle()
+    server.factory.gate.set()
+
+    first, second = [await call.done() for call in calls]
+
+    assert (first.status, first.json) == (second.status, second.json)
+    assert len(server.factory.configs) == 1
+
+
+async def test_create_with_a_key_for_another_body_is_refused(server: Server) -> None:
+    await server.ask("POST", "/sessions", b"{}", headers=with_key())
+
+    call = await server.ask("POST", "/sessions", b"", headers=with_key())
+
+    assert call.error == (422, "idempotency_key_reused")
+    assert len(server.factory.configs) == 1
+
+
+async def test_create_that_failed_can_be_tried_again_with_its_key(
+    server: Server,
+) -> None:
+    server.factory.error = OSError("no such CLI")
+    failed = await server.ask("POST", "/sessions", headers=with_key())
+    assert failed.error == (503, "agent_start_failed")
+    server.factory.error = None
+
+    call = await server.ask("POST", "/sessions", headers=with_key())
+
+    assert call.status == 200
+    assert "idempotency-replayed" not in call.headers
+
+
+async def test_client_with_a_key_that_leaves_hears_of_its_session_when_it_is_back(
+    server: Server,
+) -> None:
+    """Whoever has a key means to ask again for what it did not hear."""
+    server.factory.gate = asyncio.Event()
+    call = server.call("POST", "/sessions", headers=with_key()).start()
+    await settle()
+
+    call.leave()
+    call.task.cancel()
+    await asyncio.wait({call.task})
+    server.factory.gate.set()
+    again = await server.ask("POST", "/sessions", headers=with_key())
+
+    assert again.status == 200
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(server.factory.configs) == 1
+    assert (await server.ask("GET", again.headers["location"])).status == 200
+
+
+async def test_create_with_a_key_leaves_no_task_behind(server: Server) -> None:
+    before = running()
+    server.factory.error = OSError("no such CLI")
+
+    await server.ask("POST", "/sessions", headers=with_key())
+    server.app.registry._reaper.stop()
+
+    assert await no_more_tasks_than(before)
+
+
+async def test_input_with_a_key_is_said_once(server: Server) -> None:
+    session = await server.session()
+
+    first, second = [
+        await server.input(session, say(), headers=with_key()) for _ in range(2)
+    ]
+
+    assert (first.status, second.status) == (204, 204)
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers == {**first.headers, "idempotency-replayed": "true"}
+    await server.agent.prompted()
+    assert (await server.ask("GET", session)).json["queued_messages"] == 0
+    assert len(server.agent.prompts) == 1
+
+
+async def test_input_with_the_key_of_another_sessions_is_said(server: Server) -> None:
+    for _ in range(2):
+        session = await server.session()
+        call = await server.input(session, say(), headers=with_key())
+        assert call.status == 204
+        assert "idempotency-replayed" not in call.headers
+        await server.agent.prompted()
+
+
+async def test_input_that_was_wrong_can_be_put_right_with_its_key(
+    server: Server,
+) -> None:
+    session = await server.session()
+    wrong = await server.input(session, body("shout"), headers=with_key())
+    assert wrong.error == (400, "unknown_type")
+
+    right = await server.input(session, say(), headers=with_key())
+
+    assert right.status == 204
+
+
+async def test_input_with_a_key_to_a_session_that_is_gone_is_not_replayed(
+    server: Server,
+) -> None:
+    session = await server.session()
+    await server.input(session, say(), headers=with_key())
+    server.agent.say("hi")
+    await server.ask("DELETE", session)
+
+    call = await server.input(session, say(), headers=with_key())
+
+    assert call.error == (404, "session_closed")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+@pytest.mark.parametrize("path", ["/sessions", "input"])
+async def test_key_that_is_empty_or_too_long_names_the_header(
+    server: Server, path: str, key: str
+) -> None:
+    session = await server.session()
+    path = path if path == "/sessions" else f"{session}/input"
+
+    call = await server.ask("POST", path, say(), headers=with_key(key))
+
+    assert call.error == (400, "invalid_input")
+    assert "Idempotency-Key" in call.detail
+    assert len(server.factory.configs) == 1
+
+
+async def test_key_is_of_one_principal() -> None:
+    async with serving(auth=TENANTS) as server:
+        answers = [
+            await server.ask("POST", "/sessions", headers=with_key(), token=name)
+            for name in (ANN, BOB)
+        ]
+
+        assert [call.status for call in answers] == [200, 200]
+        assert answers[0].json != answers[1].json
+        assert "idempotency-replayed" not in answers[1].headers

@@ -11,7 +11,7 @@ from webkit_asgi.exchange import BodyTooLarge, ClientDisconnected, Exchange
 from webkit_asgi.types import Message
 from webkit_core import InvalidCursor, InvalidInput
 
-from .driver import no_more_tasks_than, running
+from .driver import PATIENCE_S, no_more_tasks_than, running
 
 
 def exchange(
@@ -88,25 +88,29 @@ def test_url_of_a_session_is_fit_for_a_header() -> None:
 
 @pytest.mark.parametrize("parts", [[b""], [b"abc"], [b"a", b"", b"bc"], [b"abc", b""]])
 async def test_body_is_all_parts_in_order(parts: list[bytes]) -> None:
-    assert await exchange(messages=chunks(*parts)).body(3) == b"".join(parts)
+    assert await exchange(messages=chunks(*parts)).body(3, PATIENCE_S) == b"".join(
+        parts
+    )
 
 
 async def test_body_of_a_message_without_fields_is_empty() -> None:
     """ASGI lets a server leave them out."""
-    assert await exchange(messages=[{"type": "http.request"}]).body(3) == b""
+    assert (
+        await exchange(messages=[{"type": "http.request"}]).body(3, PATIENCE_S) == b""
+    )
 
 
 async def test_body_within_the_announced_limit_is_read() -> None:
     asked = exchange((b"content-length", b"3"), messages=chunks(b"abc"))
 
-    assert await asked.body(3) == b"abc"
+    assert await asked.body(3, PATIENCE_S) == b"abc"
 
 
 @pytest.mark.parametrize("length", [b"4", b"004", b"9" * 18, b"9" * 20, b"9" * 5000])
 async def test_body_announced_too_long_is_refused_unread(length: bytes) -> None:
     """The inbox is empty: reading would fail."""
     with pytest.raises(BodyTooLarge, match="longer than 3 bytes"):
-        await exchange((b"content-length", length)).body(3)
+        await exchange((b"content-length", length)).body(3, PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +120,12 @@ async def test_body_announced_too_long_is_refused_unread(length: bytes) -> None:
 async def test_body_with_an_absurd_length_is_counted(length: bytes) -> None:
     absurd = (b"content-length", length)
 
-    assert await exchange(absurd, messages=chunks(b"a", b"bc")).body(3) == b"abc"
+    assert (
+        await exchange(absurd, messages=chunks(b"a", b"bc")).body(3, PATIENCE_S)
+        == b"abc"
+    )
     with pytest.raises(BodyTooLarge):
-        await exchange(absurd, messages=chunks(b"a", b"bc", b"d")).body(3)
+        await exchange(absurd, messages=chunks(b"a", b"bc", b"d")).body(3, PATIENCE_S)
 
 
 async def test_body_too_long_is_refused_at_the_part_that_is_too_much() -> None:
@@ -126,7 +133,7 @@ async def test_body_too_long_is_refused_at_the_part_that_is_too_much() -> None:
     endless = [{"type": "http.request", "body": b"ab", "more_body": True}] * 2
 
     with pytest.raises(BodyTooLarge, match="longer than 3 bytes"):
-        await exchange(messages=endless).body(3)
+        await exchange(messages=endless).body(3, PATIENCE_S)
 
 
 @pytest.mark.parametrize("before", [0, 2])
@@ -134,7 +141,9 @@ async def test_body_of_a_client_that_left_is_no_body(before: int) -> None:
     parts = [{"type": "http.request", "body": b"a", "more_body": True}] * before
 
     with pytest.raises(ClientDisconnected):
-        await exchange(messages=[*parts, {"type": "http.disconnect"}]).body(3)
+        await exchange(messages=[*parts, {"type": "http.disconnect"}]).body(
+            3, PATIENCE_S
+        )
 
 
 # --- work that ends when the client leaves

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
-from webkit_asgi.logs import PACKAGES, SERVER, JsonLines, LogFormat, set_up_logging
+from webkit_asgi.logs import PACKAGES, JsonLines, LogFormat, set_up_logging
+
+SERVER = ("uvicorn", "uvicorn.access")
+"""The loggers that uvicorn gives handlers to."""
 
 LOGGERS = ("", "webkit_core", "webkit_asgi", "uvicorn", "uvicorn.access")
 
@@ -254,3 +257,63 @@ def test_set_up_logging_in_text_leaves_the_servers_lines_as_they_are(name: str) 
 
     assert logging.getLogger(name).handlers == [theirs]
     assert theirs.formatter is theirs.form
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("name", PACKAGES)
+@silence()
+def test_set_up_logging_leaves_a_handler_of_somebody_elses_its_format(
+    name: str, form: LogFormat
+) -> None:
+    """They have put it there, and they read what it writes."""
+    theirs = Lines("theirs: %(message)s")
+    logging.getLogger(name).addHandler(theirs)
+
+    set_up_logging(form)
+
+    assert theirs.formatter is theirs.form
+    logging.getLogger(name).warning("hello")
+    assert theirs.lines == ["theirs: hello"]
+
+
+@silence()
+def test_set_up_logging_beside_a_handler_that_came_later_changes_ours_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    set_up_logging("text")
+    theirs = Lines("theirs: %(message)s")
+    logging.getLogger("webkit_core").addHandler(theirs)
+
+    set_up_logging("json")
+
+    logging.getLogger("webkit_core").info("hello")
+    assert theirs.lines == ["theirs: hello"]
+    assert json.loads(capsys.readouterr().err)["message"] == "hello"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@silence()
+def test_set_up_logging_leaves_a_handler_of_the_root_its_format(
+    form: LogFormat,
+) -> None:
+    theirs = Lines("theirs: %(message)s")
+    logging.getLogger().addHandler(theirs)
+
+    set_up_logging(form)
+
+    assert theirs.formatter is theirs.form
+
+
+@silence()
+def test_set_up_logging_beside_a_logger_that_says_nothing_to_its_parents() -> None:
+    """The root's handler does not hear of it, so that it needs one of its own."""
+    theirs = Lines("%(message)s")
+    logging.getLogger().addHandler(theirs)
+    quiet = logging.getLogger("webkit_core")
+    quiet.propagate = False
+    try:
+        set_up_logging("text")
+        assert len(quiet.handlers) == 1
+    finally:
+        quiet.propagate = True
+    assert logging.getLogger("webkit_asgi").handlers == []

@@ -101,7 +101,7 @@ def paths_of(role: Role) -> set[str]:
 
 
 def test_paths_for_anybody_are_routes_that_only_read() -> None:
-    assert paths_of(Role.ANYBODY) == {"/healthz", "/readyz"}
+    assert paths_of(Role.ANYBODY) == {"/healthz", "/readyz", "/openapi.json"}
     assert all(set(ROUTES[path]) == {"GET"} for path in paths_of(Role.ANYBODY))
 
 

@@ -1,23 +1,37 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from webkit_asgi import Settings
+from webkit_asgi.auth import JWT_VARIABLES
 from webkit_asgi.settings import DEMO_VARIABLE, PREFIX
-from webkit_core import ConfigError
+from webkit_core import ConfigError, PermissionMode
 
 NAMES = Settings.__struct_fields__
-SECONDS = [name for name in NAMES if name.endswith("_s")]
+RATES = ["inputs_per_s"]
+SECONDS = [name for name in NAMES if name.endswith("_s") and name not in RATES]
 SWITCHES = ["demo"]
-TEXTS = ["cors_origins", "log_format"]
-COUNTS = [name for name in NAMES if name not in SECONDS + SWITCHES + TEXTS]
+TEXTS = [
+    "cors_origins",
+    "log_format",
+    "cwd_root",
+    "permission_modes",
+    "state_dir",
+    "agent_env",
+]
+COUNTS = [name for name in NAMES if name not in SECONDS + RATES + SWITCHES + TEXTS]
 
-MAY_BE_ZERO = {"concurrent_starts", "drain_timeout_s"}
-"""0 is the number of cores, and no time at all."""
+MAY_BE_ZERO = {
+    "concurrent_starts",
+    "drain_timeout_s",
+    "inputs_per_s",
+    "max_sessions_per_user",
+}
+"""0 is the number of cores, no time at all, and without limit."""
 
 GOOD = {name: "json" if name == "log_format" else "1" for name in NAMES}
 
@@ -39,11 +53,22 @@ def test_settings_are_those_that_are_documented() -> None:
         concurrent_starts=0,
         start_queue_s=30.0,
         drain_timeout_s=600.0,
+        body_timeout_s=30.0,
+        max_sessions_per_user=0,
+        inputs_per_s=100.0,
+        max_streams=10_000,
+        permission_timeout_s=3600.0,
+        turn_silence_s=900.0,
+        tool_silence_s=3600.0,
+        cwd_root="",
+        permission_modes="default,acceptEdits,plan,dontAsk,auto",
+        state_dir="",
+        agent_env="",
         cors_origins="",
         log_format="text",
         demo=False,
     )
-    assert len(NAMES) == 14
+    assert len(NAMES) == 25
 
 
 def test_settings_cannot_be_changed_while_the_server_runs() -> None:
@@ -51,11 +76,29 @@ def test_settings_cannot_be_changed_while_the_server_runs() -> None:
         Settings().max_sessions = 1  # type: ignore[misc]  # what the test is about
 
 
-@pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
+@pytest.mark.parametrize("name", [*SECONDS, *COUNTS, *RATES])
 def test_settings_with_a_unit_have_it_in_their_name(name: str) -> None:
-    units = ("_s", "_bytes", "_events", "_sessions", "_messages", "_starts")
+    units = (
+        "_s",
+        "_bytes",
+        "_events",
+        "_sessions",
+        "_messages",
+        "_starts",
+        "_streams",
+        "_sessions_per_user",
+    )
 
     assert name.endswith(units)
+    assert name.endswith("_per_s") is (name in RATES)
+
+
+def test_permission_modes_leave_out_the_one_that_asks_nobody() -> None:
+    """A client cannot have its tools run unasked unless the operator says so."""
+    modes = Settings().permission_modes.split(",")
+
+    assert {*modes, "bypassPermissions"} == {*get_args(PermissionMode)}
+    assert "bypassPermissions" not in modes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +110,7 @@ def test_from_env_reads_the_variable_of_the_setting(name: str) -> None:
     assert found == msgspec.structs.replace(Settings(), **{name: getattr(found, name)})
 
 
-@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("name", SECONDS + RATES)
 def test_from_env_takes_fractions_of_seconds(name: str) -> None:
     assert getattr(Settings.from_env({variable(name): "0.25"}), name) == 0.25
 
@@ -108,6 +151,7 @@ def test_from_env_takes_an_empty_variable_as_unset(name: str) -> None:
         for names, texts in (
             (SECONDS, ("0", "-1", "nan", "inf", "-inf", "1e9", "15s", "True", " 1")),
             (COUNTS, ("0", "-1", "1.5", "nan", "inf", "10k", "1,000", "0x10", "True")),
+            (RATES, ("-1", "-0.1", "nan", "-inf", "1/s", "True", " 1")),
             (SWITCHES, ("yes", "2", "on", "-1")),
         )
         for name in names
@@ -132,7 +176,9 @@ def test_from_env_with_a_log_format_that_is_none_names_the_variable(text: str) -
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({variable("log_format"): text})
 
-    assert str(caught.value).startswith(f"AGENT_WEBKIT_LOG_FORMAT={text!r}: ")
+    assert str(caught.value) == (
+        f"AGENT_WEBKIT_LOG_FORMAT={text!r}: must be one of text, json"
+    )
 
 
 @pytest.mark.parametrize("name", ["keepalive_s", "max_sessions", "log_format", "demo"])
@@ -153,9 +199,14 @@ def test_checked_settings_in_range_are_the_same() -> None:
     [
         *((name, value) for name in SECONDS for value in (-1.0, float("nan"), 1e9)),
         *((name, value) for name in COUNTS for value in (-1, 1.5, "1")),
+        *((name, value) for name in RATES for value in (-1.0, float("nan"), "1")),
         *((name, 0) for name in SECONDS + COUNTS if name not in MAY_BE_ZERO),
         ("demo", 1),
         ("cors_origins", ["https://app.example"]),
+        ("cwd_root", None),
+        ("state_dir", None),
+        ("agent_env", ["AWS_*"]),
+        ("permission_modes", ["plan"]),
         ("log_format", "xml"),
     ],
 )
@@ -174,6 +225,7 @@ def test_from_env_reports_a_variable_nobody_knows(
         "AGENT_WEBKIT_NO_AUTH": "0",
         "AGENT_WEBKIT_ADMIN_TOKEN": "another",
         "AGENT_WEBKIT_METRICS_TOKEN": "a third",
+        **dict.fromkeys(JWT_VARIABLES, "1"),
         "KEEPALIVE_S": "5",
         "agent_webkit_keepalive_s": "5",
         **{variable(name): GOOD[name] for name in NAMES},

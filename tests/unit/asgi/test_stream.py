@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import socket
+import time
 import weakref
 from typing import Any
 
@@ -12,13 +14,14 @@ import pytest
 
 from tests.unit.core.collecting import Collecting
 from tests.unit.core.stepping import settle
+from webkit_asgi import stream as stream_module
 from webkit_asgi.exchange import Exchange
+from webkit_asgi.open_streams import OpenStreams
 from webkit_asgi.stream import (
     HEADERS,
     RETRY_AFTER_DRAIN_MS,
     RETRY_MS,
     EventStream,
-    OpenStreams,
 )
 from webkit_asgi.types import Headers, Message, Receive, Scope, Send
 from webkit_core import Limits, Session, SessionConfig, event_log, sse
@@ -26,6 +29,9 @@ from webkit_core.testing import ScriptedFactory
 
 from .driver import Call, Tasks, no_more_tasks_than, running
 from .virtual_time import now_s, run_in_no_time
+
+MANY = 100
+"""More streams than any test opens."""
 
 
 class Watched(EventStream):
@@ -50,6 +56,7 @@ class Stream(Call):
         send_timeout_s: float = 60.0,
         headers: Headers | None = None,
         among: OpenStreams | None = None,
+        expires_at_s: float | None = None,
     ) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             stream = Watched(
@@ -58,7 +65,8 @@ class Stream(Call):
                 headers or [],
                 keepalive_s=keepalive_s,
                 send_timeout_s=send_timeout_s,
-                among=among or OpenStreams(),
+                among=among or OpenStreams(MANY),
+                expires_at_s=expires_at_s,
             )
             self.watched.append(weakref.ref(stream))
             await stream.answer(Exchange(scope, receive, send))
@@ -482,7 +490,7 @@ async def test_cancellation_is_raised_again_and_leaves_nothing(
 
 def leaving() -> OpenStreams:
     """The streams of a server that is going away."""
-    among = OpenStreams()
+    among = OpenStreams(MANY)
     among.going_away = True
     return among
 
@@ -501,7 +509,7 @@ async def test_stream_of_a_server_that_goes_away_ends_with_a_later_retry() -> No
 
 
 async def test_server_that_goes_away_after_the_stream_began_counts() -> None:
-    session, among = filled(1), OpenStreams()
+    session, among = filled(1), OpenStreams(MANY)
     stream = await Stream(session, among=among).start().got(1)
 
     among.going_away = True
@@ -583,7 +591,7 @@ class Connected(Stream):
 
 async def test_clients_that_do_not_take_their_end_are_given_up_together() -> None:
     before = running()
-    told, among = Collecting(), OpenStreams()
+    told, among = Collecting(), OpenStreams(MANY)
     session = filled(1, told=told)
     streams = [Connected(session, among=among) for _ in range(3)]
     for stream in streams:
@@ -606,7 +614,7 @@ async def test_clients_that_do_not_take_their_end_are_given_up_together() -> Non
 
 async def test_give_up_leaves_those_alone_that_have_ended() -> None:
     """Their requests may go on behind the stream: in a middleware, or a server."""
-    session, among = filled(1), OpenStreams()
+    session, among = filled(1), OpenStreams(MANY)
     session.log.close()
     stream = Connected(session, among=among)
     inner = stream._app
@@ -630,7 +638,7 @@ async def test_give_up_leaves_those_alone_that_have_ended() -> None:
 
 
 async def test_give_up_twice_is_once() -> None:
-    session, among = filled(1), OpenStreams()
+    session, among = filled(1), OpenStreams(MANY)
     stream = Connected(session, among=among)
     stream.blocks_at = 2
     await stream.start().blocked()
@@ -644,10 +652,10 @@ async def test_give_up_twice_is_once() -> None:
 
 
 async def test_streams_of_another_server_go_on() -> None:
-    session, among = filled(1), OpenStreams()
+    session, among = filled(1), OpenStreams(MANY)
     stream = await Stream(session, among=among).start().got(1)
 
-    OpenStreams().give_up()
+    OpenStreams(MANY).give_up()
     add(session, 1)
 
     await stream.got(1, 2)
@@ -1163,3 +1171,319 @@ def test_cancellation_is_raised_again_though_the_client_is_being_given_up() -> N
         assert now_s() == at_s
 
     run_in_no_time(main(run_in_no_time(given_up_at())))
+
+
+# --- a token that expires
+
+
+EPOCH_S = 1_800_000_000.0
+"""Unix time when the loop's clock begins."""
+
+
+@pytest.fixture
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes as the loop's does."""
+
+    class WallClock:
+        def time(self) -> float:
+            return EPOCH_S + now_s()
+
+    monkeypatch.setattr(stream_module, "time", WallClock())
+
+
+def expiring(session: Session, in_s: float, **more: Any) -> Stream:
+    """Return a stream whose token expires in so many seconds."""
+    stream = Stream(session, expires_at_s=EPOCH_S + now_s() + in_s, **more)
+    stream.patience_s = 1e8
+    return stream
+
+
+def expiries(stream: Stream) -> int:
+    """Return how often a stream said that its token has expired."""
+    codes = [
+        json.loads(event.data)["code"]
+        for event in stream.events
+        if event.type == "error"
+    ]
+    assert set(codes) <= {"token_expired"}
+    return len(codes)
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize("in_s", [0.001, 2.0, 14.9, 15.0, 3600.0])
+def test_quiet_stream_ends_when_its_token_does(in_s: float) -> None:
+    """To the moment, whenever it was last looked at or kept alive."""
+
+    async def main() -> None:
+        await asyncio.sleep(1.3)
+        began_s = now_s()
+
+        stream = await expiring(filled(2), in_s).done()
+
+        assert now_s() == pytest.approx(began_s + in_s, abs=1e-4)
+        assert (stream.ids[:2], expiries(stream)) == ([1, 2], 1)
+        assert stream.complete
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_stream_goes_on_until_its_token_ends() -> None:
+    async def main() -> None:
+        session = filled(1)
+        stream = expiring(session, 10.0).start()
+        await asyncio.sleep(9.99)
+        add(session, 1)
+        await settle()
+        assert stream.ids == [1, 2]
+        assert not stream.task.done()
+
+        await asyncio.sleep(0.02)
+        add(session, 1)
+        await stream.done()
+
+        assert stream.ids == [1, 2, 2]
+        assert stream.events[-1].type == "error"
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_busy_stream_ends_when_its_token_does() -> None:
+    async def main() -> None:
+        session = filled(0, max_size=10)
+        stream = expiring(session, 5.0).start()
+        while not stream.task.done():
+            add(session, 1)
+            await asyncio.sleep(0.01)
+
+        assert now_s() == pytest.approx(5.0, abs=0.02)
+        assert expiries(stream) == 1
+        assert stream.events[-1].type == "error"
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_frame_of_an_expiry_has_no_id_and_leaves_the_cursor_alone() -> None:
+    async def main() -> None:
+        session = filled(3)
+        stream = await expiring(session, 1.0).done()
+
+        frame = stream.bodies[-2]
+        assert frame.startswith(b"event: error\ndata: ")
+        assert frame.endswith(b"\n\n")
+        assert b"id:" not in frame
+        last = stream.events[-1]
+        assert (last.type, last.last_event_id) == ("error", "3")
+        data = json.loads(last.data)
+        assert data.keys() == {"code", "message"}
+        assert data["code"] == "token_expired"
+        assert stream.complete
+        assert session.log.last_seq == 3
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_stream_that_is_resumed_after_an_expiry_misses_nothing() -> None:
+    async def main() -> None:
+        session = filled(2)
+        first = await expiring(session, 1.0).done()
+        add(session, 2)
+
+        second = Stream(session, first.ids[-1]).start()
+        await second.got(3, 4)
+
+        second.leave()
+        await second.done()
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize("blocks_at", [0, 1, 2])
+def test_blocked_stream_ends_when_its_client_takes_something_again(
+    blocks_at: int,
+) -> None:
+    """What came since the token ended is not sent."""
+
+    async def main() -> None:
+        session = filled(1)
+        stream = expiring(session, 5.0)
+        stream.blocks_at = blocks_at
+        stream.start()
+        await asyncio.sleep(10)
+        assert len(stream.sent) == blocks_at
+        add(session, 1)
+
+        stream.blocks_at = None
+        stream.gate.set()
+        await stream.done()
+
+        assert now_s() == 10
+        # At 2 the first event was on its way before the token ended.
+        ids = [event.last_event_id for event in stream.events]
+        assert ids == (["1", "1"] if blocks_at == 2 else [""])
+        assert expiries(stream) == 1
+        assert stream.complete
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize("blocks_at", [2, 3])
+def test_blocked_stream_whose_token_ended_is_given_up_in_time(blocks_at: int) -> None:
+    """At 3 it is the frame of the expiry that is not taken."""
+
+    async def main() -> None:
+        stream = expiring(filled(1), 5.0)
+        stream.blocks_at = blocks_at
+
+        await stream.start().done()
+
+        assert len(stream.sent) == blocks_at
+        assert given_up_in_time(0 if blocks_at == 2 else 5.0)
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize("ago_s", [0.0, 20.0, 1e9])
+def test_stream_of_a_token_that_has_expired_ends_at_once(ago_s: float) -> None:
+    """A verifier may let one in that expired a moment ago."""
+
+    async def main() -> None:
+        stream = await expiring(filled(0), -ago_s).done()
+
+        assert now_s() < 0.01
+        assert expiries(stream) == 1
+        assert stream.complete
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize("in_s", [1e10, float("inf")])
+def test_stream_of_a_token_without_an_end_in_sight_goes_on_for_days(
+    in_s: float,
+) -> None:
+    """No loop takes a timer of any length; who comes back after a month is let in."""
+
+    async def main() -> None:
+        stream = expiring(
+            filled(0), in_s, keepalive_s=50_000.0, send_timeout_s=50_000.0
+        )
+
+        await stream.start().done()
+
+        assert now_s() == 30 * 86_400
+        assert expiries(stream) == 1
+
+    run_in_no_time(main())
+
+
+def timers() -> int:
+    """Return how many timers of streams the loop has."""
+    scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009
+    return sum(
+        "EventStream" in repr(handle) for handle in scheduled if not handle._cancelled
+    )
+
+
+@pytest.mark.usefixtures("wall_clock")
+@pytest.mark.parametrize(("expires", "count"), [(False, 1), (True, 2)])
+def test_stream_has_a_timer_for_its_token_only_if_that_expires(
+    expires: bool, count: int
+) -> None:
+    async def main() -> None:
+        stream = expiring(filled(1), 100.0) if expires else Stream(filled(1))
+        await stream.start().got(1)
+        assert timers() == count
+
+        stream.leave()
+        await stream.done()
+        assert timers() == 0
+
+    run_in_no_time(main())
+
+
+@pytest.mark.parametrize("end", ["log", "client", "cancelled"])
+async def test_stream_that_ends_before_its_token_leaves_nothing_behind(
+    end: str,
+) -> None:
+    before = running()
+    session = filled(1)
+    stream = await Stream(session, expires_at_s=time.time() + 1000).start().got(1)
+
+    match end:
+        case "log":
+            session.log.close()
+        case "client":
+            stream.leave()
+        case "cancelled":
+            stream.task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await stream.done()
+
+    assert expiries(stream) == 0
+    assert session.subscribers == 0
+    assert await left_nothing_behind(stream, before)
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_stream_that_expires_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        before = running()
+        session = filled(1)
+        among = OpenStreams(1)
+        stream = await expiring(session, 1.0, among=among).done()
+
+        assert session.subscribers == 0
+        assert session.log._broadcast.waiting == 0
+        among.check_room()
+        assert await left_nothing_behind(stream, before)
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_stream_that_expires_at_a_server_that_goes_away_is_told_both() -> None:
+    async def main() -> None:
+        stream = await expiring(filled(1), 1.0, among=leaving()).done()
+
+        assert expiries(stream) == 1
+        assert stream.bodies[-2].startswith(b"retry: ")
+        assert stream.complete
+
+    run_in_no_time(main())
+
+
+@pytest.mark.usefixtures("wall_clock")
+def test_client_that_left_is_not_told_that_its_token_has_expired() -> None:
+    async def main() -> None:
+        stream = expiring(filled(1), 5.0)
+        stream.blocks_at = 2
+        stream.start()
+        await asyncio.sleep(6)
+
+        stream.blocks_at = None
+        stream.leave()
+        await stream.done()
+
+        assert expiries(stream) == 0
+        assert not stream.complete
+
+    run_in_no_time(main())
+
+
+async def test_streams_of_other_tokens_go_on() -> None:
+    session = filled(1)
+    lasting = await Stream(session).start().got(1)
+
+    await Stream(session, expires_at_s=time.time()).done()
+    add(session, 1)
+
+    await lasting.got(1, 2)
+    lasting.leave()
+    await lasting.done()
