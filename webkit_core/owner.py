@@ -33,16 +33,15 @@ from .claude_permissions import can_use_tool_for
 from .conversation import Conversation
 from .ending import end_agent
 from .errors import AgentError, AgentRefused, AgentStartError, AgentTimeout
-from .lifecycle import ACCEPTS_PROMPT, State
+from .lifecycle import ACCEPTS_PROMPT
 from .limits import Deadlines
 from .protocol import SetModel, UserMessage
-from .tasks import OwnedTasks, error_of, is_being_cancelled
+from .tasks import OwnedTasks, error_of, is_being_cancelled, text_of
+from .turn_control import TurnControl, done_by
 
 logger = logging.getLogger(__name__)
 
-INTERRUPT_AGAIN_S: Final = 0.5
-"""An interrupt that reaches the CLI before it took the prompt up is acknowledged and
-has no effect (measured), so it is sent again until the turn ends."""
+_NO_CONTEXT: Final = contextvars.Context()
 
 
 class Owner:
@@ -59,12 +58,13 @@ class Owner:
         "_config",
         "_deadlines",
         "_factory",
-        "_interrupting",
         "_leaving",
         "_life",
         "_pump",
+        "_said",
         "_talk",
         "_tasks",
+        "_turns",
         "agent",
         "inbound",
         "stopping",
@@ -87,9 +87,10 @@ class Owner:
         self._deadlines = deadlines
         self._life: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
-        self._interrupting: asyncio.Task[None] | None = None
+        self._said = ""
         self._tasks = OwnedTasks(f"session {talk.id}")
         self._leaving = OwnedTasks(f"session {talk.id}")
+        self._turns = TurnControl(talk, self._tasks, deadlines)
 
     async def start(self) -> None:
         """Start the agent and return when it is up. Cancelling stops it again.
@@ -126,10 +127,11 @@ class Owner:
         """Whether the agent is gone: its process and its memory."""
         return self._life is not None and self._life.done()
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
+    def on_gone(self, callback: Callable[[asyncio.Task[None]], None]) -> None:
         """Call back when the agent is gone; it has been started."""
         assert self._life is not None
-        self._life.add_done_callback(lambda _: callback())
+        # In the caller's context, it would keep that for as long as the session.
+        self._life.add_done_callback(callback, context=_NO_CONTEXT)
 
     async def ended(self) -> None:
         """Return when the agent is gone. Cancelling the caller changes nothing."""
@@ -138,8 +140,7 @@ class Owner:
 
     def interrupt(self, agent: Agent) -> None:
         """Stop the running turn, if one runs."""
-        if self._talk.interrupted() and self._interrupting is None:
-            self._interrupting = self._tasks.spawn(self._interrupt_until_ended(agent))
+        self._turns.stop(agent)
 
     async def control(self, request: Coroutine[Any, Any, None]) -> None:
         """Run a control request of the agent, within the deadline and its life.
@@ -149,8 +150,8 @@ class Owner:
             AgentTimeout: no answer yet; it may still take effect.
         """
         task = self._tasks.spawn(request)
-        if not await self._done_by(
-            task, self._deadlines.control_s, lambda: self._talk.ended
+        if not await done_by(
+            self._talk, task, self._deadlines.control_s, lambda: self._talk.ended
         ):
             if self._talk.ended:
                 raise AgentRefused("the session ended before the agent answered")
@@ -158,13 +159,15 @@ class Owner:
                 f"the agent did not answer within {self._deadlines.control_s:g} s"
             )
         if (error := error_of(task)) is not None:
-            raise AgentRefused(_text_of(error)) from error
+            raise AgentRefused(text_of(error)) from error
 
     # --- the agent's life
 
     async def _live(self, started: asyncio.Future[None], context: Context) -> None:
         # All that is kept of the caller's context: the SDK hands the trace on.
-        attach(context)
+        if context:
+            attach(context)
+        del context  # else it lives as long as the session
         try:
             agent = await self._connect()
         except AgentStartError as error:
@@ -195,7 +198,7 @@ class Owner:
     async def _connect(self) -> Agent:
         """Make the agent within the deadline; a start is cancelled at most once."""
         task = self._tasks.spawn(self._make())
-        if not await self._done_by(task, self._deadlines.connect_s, self._over):
+        if not await done_by(self._talk, task, self._deadlines.connect_s, self._over):
             task.cancel()
             await asyncio.wait({task}, timeout=self._deadlines.connect_cancel_s)
             if not task.done():
@@ -206,16 +209,21 @@ class Owner:
                 raise AgentStartError("the session was closed while it started")
             raise AgentStartError(
                 f"the agent did not start within {self._deadlines.connect_s:g} s"
+                + (self._said and f"; it said: {self._said}")
             )
         error = error_of(task)
         if error is None:
             return task.result()
         if isinstance(error, AgentStartError):
             raise error
-        raise AgentStartError(_text_of(error)) from error
+        raise AgentStartError(text_of(error)) from error
 
     async def _make(self) -> Agent:
-        return await self._factory(self._config, can_use_tool_for(self._talk.ask))
+        try:
+            return await self._factory(self._config, can_use_tool_for(self._talk.ask))
+        except asyncio.CancelledError as cancelled:
+            self._said = "\n".join(getattr(cancelled, "__notes__", ()))
+            raise
 
     def _dismiss(self, made: asyncio.Task[Agent]) -> None:
         """End an agent that came up long after its start was given up."""
@@ -228,11 +236,13 @@ class Owner:
             if (
                 self.inbound
                 and self._talk.state in ACCEPTS_PROMPT
-                and self._interrupting is None
+                and not self._turns.stopping
             ):
                 await self._hand_over(agent, *self.inbound.pop(0))
             else:
                 await self._talk.changed.wait()
+            if self._talk.turn_runs:
+                self._turns.watch(agent)
 
     def _over(self) -> bool:
         return self.stopping or self._talk.failure is not None or self._pump_ended()
@@ -249,46 +259,14 @@ class Owner:
             prompt_uuid = str(uuid.uuid4())
             self._talk.prompted(prompt_uuid, context)
             task = self._tasks.spawn(agent.query(prompt_of(message, prompt_uuid)))
-        if not await self._done_by(task, self._deadlines.control_s, self._over):
+        if not await done_by(self._talk, task, self._deadlines.control_s, self._over):
             if not self._over():
                 self._talk.fail("agent_timeout", "the agent takes no input")
         elif (error := error_of(task)) is not None:
             if isinstance(message, SetModel):
-                self._talk.refused("set_model", _text_of(error))
+                self._talk.refused("set_model", text_of(error))
             else:
-                self._talk.fail("agent_unreachable", _text_of(error))
-
-    async def _done_by(
-        self, task: asyncio.Task[Any], timeout_s: float, given_up: Callable[[], bool]
-    ) -> bool:
-        """Wait for ``task`` for so long, and no longer than it is of use."""
-        task.add_done_callback(lambda _: self._talk.changed.publish())
-        await self._talk.until(lambda: task.done() or given_up(), timeout_s)
-        return task.done()
-
-    async def _interrupt_until_ended(self, agent: Agent) -> None:
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._deadlines.interrupt_s
-        answer_s = min(self._deadlines.interrupt_s, self._deadlines.control_s)
-        try:
-            while not self._stopped():
-                if loop.time() >= give_up_at:
-                    self._talk.fail("interrupt_ignored", "the turn did not stop")
-                    return
-                # Waited for even when the turn has ended by itself: an interrupt that
-                # is still under way would hit the next one.
-                task = self._tasks.spawn(agent.interrupt())
-                if not await self._done_by(task, answer_s, lambda: self._talk.ended):
-                    self._talk.fail("interrupt_failed", "the agent does not answer")
-                elif (error := error_of(task)) is not None and not self._stopped():
-                    self._talk.fail("interrupt_failed", _text_of(error))
-                await self._talk.until(self._stopped, INTERRUPT_AGAIN_S)
-        finally:
-            self._interrupting = None
-            self._talk.changed.publish()
-
-    def _stopped(self) -> bool:
-        return self._talk.state is not State.INTERRUPTING
+                self._talk.fail("agent_unreachable", text_of(error))
 
     async def _settle_turn(self, agent: Agent) -> None:
         """Stop a running turn before the end, so that it has its result.
@@ -338,13 +316,9 @@ class Owner:
                 self._talk.id,
                 extra=self._talk.extra,
             )
-            reason = _text_of(error)
+            reason = text_of(error)
         if not self.stopping:
             words = agent.last_words() if isinstance(agent, Killable) else ""
             self._talk.fail(
                 "agent_exited", f"{reason}; it said: {words}" if words else reason
             )
-
-
-def _text_of(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -1,9 +1,9 @@
 """Processes by their pid: ask one to end, kill one with all it has started.
 
 Rules: nothing here waits or raises; what is gone is gone. Descendants are found
-through ``/proc``; where there is none, the process alone is killed. A program that has
-moved to a session of its own and lost its parent is not found: a container or a control
-group around the server is what ends that one.
+through ``/proc``; where there is none, a process and its group are killed. What has
+moved to a session of its own and lost its parent is not found here but by its mark, see
+:mod:`.marks`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,36 @@ def terminate(pid: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and what it has started, the process first."""
+    """Kill a process, its group if it leads one, and what it has started."""
     below = descendants(pid)
     _signal(pid, signal.SIGKILL)
+    kill_group(pid)
     for child in below:
         _signal(child, signal.SIGKILL)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group that a process leads, or has led; none is no error."""
+    if pid > 1 and pid != os.getpgrp():
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in ticks since the boot; 0 if that is not known.
+
+    With its pid it names a process: the pid alone may be somebody else's by now. One
+    that has ended and is only waited for has none.
+    """
+    try:
+        stat = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return 0
+    # The program's name is in parentheses, and may have some of its own.
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
-from collections import deque
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     ClaudeSDKError,
-    CLIJSONDecodeError,
     CLINotFoundError,
     ProcessError,
 )
@@ -24,47 +24,22 @@ from webkit_core import (
     ClaudeFactory,
     Killable,
     SessionConfig,
+    claude,
 )
 from webkit_core.claude import (
     MAX_LINE_BYTES,
-    MAX_STDERR_LINE_CHARS,
-    MAX_STDERR_LINES,
     MAX_UNPARSED,
     ClaudeAgent,
     UnparsedMessage,
 )
+from webkit_core.cli_process import CliProcess
+from webkit_core.environment import MARK
 from webkit_core.errors import ConfigError
-from webkit_core.process import describe_exit
+from webkit_core.private_dirs import StateDir
 
 
 async def no_tool(_name: str, _input: dict[str, Any], _context: Any) -> Any:
     raise AssertionError
-
-
-# --- how a process ended
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "text"),
-    [
-        (None, "the agent's process ended"),
-        (0, "the agent's process exited with code 0"),
-        (1, "the agent's process exited with code 1"),
-        (130, "the agent's process exited with code 130"),
-        (-9, "killed (SIGKILL"),
-        (137, "killed (SIGKILL"),
-        (-15, "killed (SIGTERM"),
-        (143, "killed (SIGTERM"),
-        (-11, "killed (SIGSEGV"),
-    ],
-)
-def test_exit_is_described_in_words(exit_code: int | None, text: str) -> None:
-    assert text in describe_exit(exit_code)
-
-
-def test_exit_by_a_signal_without_a_name_is_described() -> None:
-    """Real-time signals have numbers only."""
-    assert "35" in describe_exit(-(signal.SIGRTMIN + 1))
 
 
 # --- a connected agent
@@ -103,7 +78,9 @@ class Client:
 
 
 def agent_of(client: Client, *stderr: str) -> ClaudeAgent:
-    return ClaudeAgent(cast("ClaudeSDKClient", client), deque(stderr))
+    process = CliProcess(client)
+    process.words.feed("\n".join(stderr).encode())
+    return ClaudeAgent(cast("ClaudeSDKClient", client), process)
 
 
 async def receive(agent: ClaudeAgent, into: list[Any]) -> None:
@@ -159,25 +136,39 @@ async def test_long_life_with_an_odd_message_now_and_then_is_no_broken_agent() -
     assert len(got) == 11 * count + 1
 
 
+@pytest.mark.parametrize("odd", [TypeError("odd"), AttributeError("odd")])
+async def test_message_the_sdk_stumbles_over_is_a_message_and_not_the_end(
+    odd: Exception,
+) -> None:
+    client = Client(["one", odd], ["two"])
+
+    assert await received(agent_of(client)) == ["one", UnparsedMessage("odd"), "two"]
+
+
+async def test_unparsed_message_tells_its_type() -> None:
+    """An unreadable result ends its turn."""
+    error = MessageParseError("Missing field", {"type": "result"})
+
+    assert await received(agent_of(Client([error], []))) == [
+        UnparsedMessage("Missing field", "result")
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (ProcessError("failed", exit_code=-9), "killed (SIGKILL"),
-        (ProcessError("failed", exit_code=1), "exited with code 1"),
         (ClaudeSDKError("odd end"), "odd end"),
-        (CLIJSONDecodeError("{", ValueError("cut")), "Failed to decode JSON"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "no UTF-8"),
     ],
 )
 async def test_stream_that_breaks_says_how_in_words(
     error: Exception, text: str
 ) -> None:
-    agent = agent_of(Client(["one", error]))
+    with pytest.raises(AgentError, match=re.escape(text)) as caught:
+        await received(agent_of(Client(["one", error])))
 
-    with pytest.raises(AgentError) as caught:
-        await received(agent)
-
-    assert text in str(caught.value)
-    assert caught.value.__cause__ is error
+    assert caught.value.__cause__ is None
 
 
 async def test_stream_that_breaks_otherwise_raises_what_it_raised() -> None:
@@ -204,41 +195,16 @@ async def test_control_calls_reach_the_client_as_they_are() -> None:
     ]
 
 
-def prompt(content: Any) -> dict[str, Any]:
-    return {"type": "user", "message": {"role": "user", "content": content}}
-
-
-PICTURE = {"type": "image", "source": {"type": "base64", "data": "@/etc/passwd"}}
-
-
-@pytest.mark.parametrize(
-    ("content", "marked"),
-    [
-        ("hello", False),
-        ("1/2 or and/or", False),
-        ("/clear", True),
-        ("  \n/compact now", True),
-        ("read @/etc/passwd", True),
-        ("mail me@example.org", True),
-        ([{"type": "text", "text": "hello"}], False),
-        ([{"type": "text", "text": "/clear"}], True),
-        ([{"type": "text", "text": "hello"}, {"type": "text", "text": "/clear"}], True),
-        ([PICTURE], False),
-        ([PICTURE, {"type": "text", "text": "@x"}], True),
-    ],
-)
-async def test_prompt_is_marked_only_when_the_cli_would_act_upon_its_text(
-    content: Any, marked: bool
-) -> None:
+async def test_prompt_reaches_the_client_as_written() -> None:
     client = Client()
+    prompt = {"type": "user", "message": {"role": "user", "content": "/clear"}}
 
     async def prompts() -> AsyncIterator[dict[str, Any]]:
-        yield prompt(content)
+        yield prompt
 
     await agent_of(client).query(prompts())
 
-    (written,) = client.prompts
-    assert written == prompt(content) | ({"client_composed": True} if marked else {})
+    assert client.prompts == [prompt | {"client_composed": True}]
 
 
 # --- its process
@@ -268,49 +234,112 @@ async def test_kill_ends_the_process_at_once() -> None:
     agent.kill()
 
 
-async def test_kill_spares_whoever_has_the_pid_after_the_cli(
+async def test_agent_that_does_not_end_with_its_input_is_asked_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    killed: list[int] = []
-    monkeypatch.setattr("os.kill", lambda pid, _signal: killed.append(pid))
-    client = Client()
-    cast("Any", client)._transport = transport = SimpleNamespace(
-        _process=SimpleNamespace(pid=4242, returncode=None)
-    )
-    agent = agent_of(client)
-    agent.kill()
-    assert killed == [4242]
+    monkeypatch.setattr(claude, "TERMINATE_AFTER_S", 0.0)
+    client = WithProcess()
+    process = await client.start()
 
-    transport._process.returncode = 0
-    agent.kill()
-    transport._process = SimpleNamespace(pid=4243, returncode=None)
-    agent.kill()
-    transport._process = None
-    agent.kill()
-    cast("Any", client)._transport = None
-    agent.kill()
+    async def disconnect() -> None:
+        await process.wait()
 
-    assert killed == [4242]
+    cast("Any", client).disconnect = disconnect
+
+    async with asyncio.timeout(5):
+        await agent_of(client).disconnect()
+
+    assert process.returncode == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
-def test_kill_of_a_process_that_is_gone_is_quiet(
-    monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+async def test_sdk_that_never_lets_go_does_not_keep_the_agents_files(
+    tmp_path: Path,
 ) -> None:
-    asked: list[int] = []
+    """A store of the embedder's that hangs, say. The process is gone all the same."""
+    client = WithProcess()
+    process = await client.start()
+    directory = await StateDir(tmp_path / "state").make()
+    never: asyncio.Future[None] = asyncio.Future()
+    cast("Any", client).disconnect = lambda: never
+    agent = ClaudeAgent(cast("ClaudeSDKClient", client), CliProcess(client, directory))
+    process.kill()
 
-    def refuse(pid: int, _signal: int) -> None:
-        asked.append(pid)
-        raise error
+    leaving = asyncio.ensure_future(agent.disconnect())
 
-    monkeypatch.setattr("os.kill", refuse)
-    client = Client()
-    process = SimpleNamespace(pid=4242, returncode=None)
-    cast("Any", client)._transport = SimpleNamespace(_process=process)
+    async with asyncio.timeout(5):
+        while directory.path.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not leaving.done()
+    never.set_result(None)
+    await leaving
+    await process.wait()
 
-    agent_of(client).kill()
 
-    assert asked == [4242]
+async def test_stream_that_ends_while_the_process_lives_is_no_good_end() -> None:
+    """What the SDK's reader does when it stumbles over something."""
+    client = WithProcess(["one", KeyError("filePath")], [])
+    process = await client.start()
+    agent = agent_of(client)
+    got: list[Any] = []
+
+    with pytest.raises(AgentError, match="stopped reading"):
+        await receive(agent, got)
+
+    assert got[0] == "one"
+    process.kill()
+    await process.wait()
+
+
+async def test_stream_that_ends_because_it_is_to_end_is_a_good_end() -> None:
+    client = WithProcess(["one"])
+    process = await client.start()
+    agent = agent_of(client)
+    leaving = asyncio.ensure_future(agent.disconnect())
+    await asyncio.sleep(0)
+
+    assert await received(agent) == ["one"]
+
+    process.kill()
+    await leaving
+    await process.wait()
+
+
+async def test_stream_of_a_dead_process_that_the_sdk_still_reads_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its output is held open by something that cannot be killed."""
+    monkeypatch.setattr(claude, "GRACE_S", 0.01)
+    client = WithProcess()
+    process = await client.start()
+    ended = asyncio.Event()
+
+    class Stream:
+        """Has no room at first."""
+
+        full = True
+
+        def send_nowait(self, message: dict[str, Any]) -> None:
+            if self.full:
+                self.full = False
+                raise RuntimeError
+            assert message == {"type": "end"}
+            ended.set()
+
+    async def messages() -> AsyncIterator[Any]:
+        yield "one"
+        await ended.wait()
+
+    cast("Any", client)._query = SimpleNamespace(_message_send=Stream())
+    cast("Any", client).receive_messages = messages
+    got: list[Any] = []
+    process.kill()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(AgentError, match="SIGKILL"):
+            await receive(agent_of(client), got)
+
+    assert got == ["one"]
+    await process.wait()
 
 
 def test_agent_of_a_client_without_a_process_has_no_pid_and_nothing_to_kill(
@@ -329,8 +358,11 @@ def test_agent_of_a_client_without_a_process_has_no_pid_and_nothing_to_kill(
 # --- the factory
 
 
+HERE = Path("/state/one")
+
+
 def options(config: SessionConfig, factory: ClaudeFactory) -> ClaudeAgentOptions:
-    return factory.options(config, no_tool, deque())
+    return factory.options(config, no_tool, HERE)
 
 
 def test_options_by_default_are_those_of_a_server() -> None:
@@ -344,7 +376,9 @@ def test_options_by_default_are_those_of_a_server() -> None:
     assert made.strict_mcp_config
     assert (made.model, made.permission_mode) == (None, None)
     assert made.env["DISABLE_AUTOUPDATER"] == "1"
+    assert made.env["CLAUDE_CONFIG_DIR"] == str(HERE / "config")
     assert made.user is None
+    assert made.stderr is None
 
 
 def test_options_without_a_session_id_leave_it_to_the_cli() -> None:
@@ -393,53 +427,72 @@ def test_options_keep_what_the_session_stands_on() -> None:
     assert made.include_partial_messages
 
 
-def test_options_blank_the_servers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENT_WEBKIT_TOKEN", "secret")
-    monkeypatch.setenv("UNRELATED", "kept")
-
-    made = options(SessionConfig(), ClaudeFactory())
-
-    assert made.env["AGENT_WEBKIT_TOKEN"] == ""
-    assert "UNRELATED" not in made.env
-
-
-def test_options_keep_the_end_of_standard_error_within_bounds(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("passed", "private"),
+    [((), True), (["CLAUDE_CONFIG_DIR"], False), (["CLAUDE_*"], True)],
+)
+def test_options_take_a_directory_of_the_servers_that_is_passed_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, passed: list[str], private: bool
 ) -> None:
-    made: list[ClaudeAgentOptions] = []
-    words = stderr_of(monkeypatch, made, None)
+    """It would be in the way of each session's own if it just happened to be set."""
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", "/operators")
 
-    assert made[0].stderr is not None
-    for number in range(MAX_STDERR_LINES + 5):
-        made[0].stderr(f"{number} " + "x" * 10_000)
+    made = options(SessionConfig(), ClaudeFactory(pass_env=passed))
 
-    lines = words().splitlines()
-    assert len(lines) == MAX_STDERR_LINES
-    assert [lines[0][:2], lines[-1][:3]] == ["5 ", f"{MAX_STDERR_LINES + 4} "]
-    assert {len(line) for line in lines} == {MAX_STDERR_LINE_CHARS}
+    assert ("CLAUDE_CONFIG_DIR" in made.env) == private
 
 
-def stderr_of(
-    monkeypatch: pytest.MonkeyPatch,
-    made: list[ClaudeAgentOptions],
-    error: Exception | None,
-) -> Any:
-    """Start an agent of a client that only keeps its options; return its last words."""
+def test_factory_refuses_what_is_no_name_of_a_variable() -> None:
+    with pytest.raises(ConfigError, match="'A,B' is no name"):
+        ClaudeFactory(pass_env=["A,B"])
+    with pytest.raises(ConfigError, match="'A=B' is no name"):
+        ClaudeFactory(env={"A=B": "x"})
 
-    class Connecting(Client):
-        def __init__(self, given: ClaudeAgentOptions) -> None:
-            super().__init__()
-            made.append(given)
 
-        async def connect(self) -> None:
-            assert made[-1].stderr is not None
-            if error is not None:
-                made[-1].stderr("Not logged in")
-                raise error
+class Connecting(Client):
+    """A client that only keeps its options; ``error`` is how it fails."""
 
+    made: ClassVar[list[ClaudeAgentOptions]]
+    error: ClassVar[Exception | None]
+
+    def __init__(self, given: ClaudeAgentOptions) -> None:
+        super().__init__()
+        self.made.append(given)
+
+    async def connect(self) -> None:
+        assert self.made[-1].cli_path is not None
+        stderr = Path(self.made[-1].cli_path).with_name("stderr")
+        await asyncio.to_thread(stderr.write_text, "Not logged in")
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def connecting(monkeypatch: pytest.MonkeyPatch) -> type[Connecting]:
+    Connecting.made, Connecting.error = [], None
     monkeypatch.setattr("claude_agent_sdk.ClaudeSDKClient", Connecting)
-    agent = asyncio.run(ClaudeFactory()(SessionConfig(session_id="s-1"), no_tool))
-    return agent.last_words
+    return Connecting
+
+
+def factory_in(tmp_path: Path) -> ClaudeFactory:
+    return ClaudeFactory(state_dir=tmp_path / "state", cli_path="/bin/true")
+
+
+async def test_factory_gives_each_agent_a_program_in_a_directory_of_its_own(
+    connecting: type[Connecting], tmp_path: Path
+) -> None:
+    factory = factory_in(tmp_path)
+    agents = [await factory(SessionConfig(), no_tool) for _ in range(2)]
+
+    one, two = (Path(str(made.cli_path)) for made in connecting.made)
+    assert one.parent != two.parent
+    assert one.parent.parent == two.parent.parent == tmp_path / "state"
+    assert connecting.made[0].env[MARK] == str(one.parent)
+    assert agents[0].last_words() == "Not logged in"
+
+    for agent in agents:
+        await agent.disconnect()
+    assert not list((tmp_path / "state").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -451,12 +504,71 @@ def stderr_of(
         (PermissionError("not executable"), "not executable"),
     ],
 )
-def test_factory_that_cannot_connect_says_why_and_quotes_the_cli(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+async def test_factory_that_cannot_connect_says_why_and_leaves_nothing(
+    connecting: type[Connecting], tmp_path: Path, error: Exception, text: str
 ) -> None:
-    with pytest.raises(AgentStartError) as caught:
-        stderr_of(monkeypatch, [], error)
+    connecting.error = error
 
-    assert text in str(caught.value)
-    assert "Not logged in" in str(caught.value)
-    assert caught.value.__cause__ is error
+    with pytest.raises(AgentStartError, match=re.escape(text)) as caught:
+        await factory_in(tmp_path)(SessionConfig(), no_tool)
+
+    assert str(caught.value).endswith("it said: Not logged in")
+    assert not list((tmp_path / "state").iterdir())
+
+
+async def test_factory_that_is_cancelled_notes_what_the_cli_said_and_leaves_nothing(
+    connecting: type[Connecting], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = asyncio.Event()
+    connect = connecting.connect
+
+    async def hang(self: Connecting) -> None:
+        await connect(self)
+        said.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connecting, "connect", hang)
+    making = asyncio.ensure_future(factory_in(tmp_path)(SessionConfig(), no_tool))
+    await said.wait()
+
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await making
+
+    assert caught.value.__notes__ == ["Not logged in"]
+    assert not list((tmp_path / "state").iterdir())
+
+
+async def test_factory_sweeps_before_its_first_agent(
+    connecting: type[Connecting], tmp_path: Path
+) -> None:
+    """An embedder's server may have no start of ours."""
+    left = tmp_path / "state" / f"{2**22 + 1}-1-abcdefgh"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o700)
+    factory = factory_in(tmp_path)
+
+    first = await factory(SessionConfig(), no_tool)
+    assert not left.exists()
+    left.mkdir()
+    second = await factory(SessionConfig(), no_tool)
+    assert left.exists()
+
+    await factory.sweep()
+    assert not left.exists()
+    await first.disconnect()
+    await second.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"), [(None, "not found"), (0o644, "cannot be executed")]
+)
+async def test_check_names_a_cli_that_cannot_be_started(
+    tmp_path: Path, mode: int | None, why: str
+) -> None:
+    path = tmp_path / "no-cli"
+    if mode is not None:
+        path.touch(mode)
+
+    with pytest.raises(AgentStartError, match=f"no-cli.*{why}|{why}.*no-cli"):
+        await ClaudeFactory(cli_path=str(path)).check()

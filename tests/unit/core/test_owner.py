@@ -654,12 +654,9 @@ class Slack(ScriptedAgent):
             self.push(ResultMessage("error_during_execution", is_error=True))
 
 
-async def test_interrupt_without_effect_is_sent_again_until_the_turn_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_interrupt_without_effect_is_sent_again_until_the_turn_ends() -> None:
     """The CLI acknowledges one that comes too early, and does nothing."""
-    monkeypatch.setattr("webkit_core.owner.INTERRUPT_AGAIN_S", 0.001)
-    live = await Live(Slack).in_turn()
+    live = await Live(Slack, interrupt_again_s=0.001).in_turn()
     live.say("next")
 
     live.owner.interrupt(live.agent)
@@ -698,11 +695,8 @@ async def test_interrupts_at_once_are_one_call() -> None:
     assert live.count("interrupt") == 1
 
 
-async def test_interrupt_ignored_past_its_deadline_ends_the_agent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("webkit_core.owner.INTERRUPT_AGAIN_S", 0.001)
-    live = await Live(Wedged, interrupt_s=SOON_S).in_turn()
+async def test_interrupt_ignored_past_its_deadline_ends_the_agent() -> None:
+    live = await Live(Wedged, interrupt_s=SOON_S, interrupt_again_s=0.001).in_turn()
 
     live.owner.interrupt(live.agent)
     await live.ended()
@@ -714,9 +708,7 @@ async def test_interrupt_ignored_past_its_deadline_ends_the_agent(
     assert live.agent.kills[0] == "before"
 
 
-async def test_interrupt_acknowledged_but_ignored_is_not_called_unanswered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_interrupt_acknowledged_but_ignored_is_not_called_unanswered() -> None:
     """An acknowledgement takes the CLI a moment, also the one after the deadline."""
 
     class Sluggish(ScriptedAgent):
@@ -724,8 +716,7 @@ async def test_interrupt_acknowledged_but_ignored_is_not_called_unanswered(
             await super().interrupt()
             await settle()
 
-    monkeypatch.setattr("webkit_core.owner.INTERRUPT_AGAIN_S", 0.05)
-    live = await Live(Sluggish, interrupt_s=SOON_S).in_turn()
+    live = await Live(Sluggish, interrupt_s=SOON_S, interrupt_again_s=0.05).in_turn()
 
     live.owner.interrupt(live.agent)
     await live.ended()
@@ -1337,7 +1328,7 @@ async def test_failure_is_logged_with_its_session_and_reason(
 async def test_gone_is_told_when_the_agent_is_gone_and_not_before() -> None:
     live = await Live(Wedged).start()
     told: list[bool] = []
-    live.owner.on_gone(lambda: told.append(live.owner.gone))
+    live.owner.on_gone(lambda _: told.append(live.owner.gone))
     agent = live.agent
     assert isinstance(agent, Wedged)
 
@@ -1356,7 +1347,7 @@ async def test_gone_is_told_also_to_whoever_asks_late() -> None:
     await live.stop()
     told: list[bool] = []
 
-    live.owner.on_gone(lambda: told.append(True))
+    live.owner.on_gone(lambda _: told.append(True))
     await settle()
 
     assert told == [True]
