@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.client import SessionClient, new_http
+from tests.integration.client import SessionClient, new_http, new_session
 from tests.integration.server import (
     REPOSITORY,
     ServerProcess,
     running_server,
     server_env,
 )
-from webkit_asgi.scripted_model import ScriptedModel, cli_env, serve_in_thread
+from webkit_asgi.scripted_model import (
+    ScriptedModel,
+    cli_env,
+    script,
+    serve_in_thread,
+)
 
 from .blocks import BLOCKS, README, python_block
 
 PROGRAM_S = 60
 TOUR = [block for block in BLOCKS if block.mark.startswith("tour")]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def test_core_example_prints_a_whole_turn(tmp_path: Path) -> None:
@@ -78,6 +78,48 @@ async def test_checks_example_makes_the_server_say_what_it_checks(
             answer = await http.get("/readyz")
 
     assert answer.json() == {"ready": True, "checks": ["agent", "database"]}
+
+
+async def test_verifier_example_keeps_its_users_apart(
+    model_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "example.py").write_text(python_block("verifier"))
+    env = server_env(model_env)
+    env["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(tmp_path)))
+    with running_server(env, tmp_path, app="example:app") as server:
+        async with (
+            new_http(server.url, token="of-ann") as ann,
+            new_http(server.url, token="of-bob") as bob,
+            new_http(server.url, token="of-eve") as eve,
+        ):
+            session = await new_session(ann)
+            seen = [
+                (await http.get(session.path)).status_code for http in (ann, bob, eve)
+            ]
+
+    assert seen == [200, 404, 401]
+
+
+async def test_policy_example_allows_denies_and_asks(
+    model_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "example.py").write_text(python_block("policy"))
+    env = server_env(model_env)
+    env["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(tmp_path)))
+    denied = {"tool": "Bash", "input": {"command": "curl http://127.0.0.1:1"}}
+    asked = {"tool": "Bash", "input": {"command": "echo hi > hi"}}
+    with running_server(env, tmp_path, app="example:app") as server:
+        async with new_http(server.url) as http:
+            session = await new_session(http, cwd=str(tmp_path))
+            async with session.stream() as stream:
+                await session.turn(stream, script([denied], [{"say": "well"}]))
+                shown = len(stream.named("permission_request"))
+                await session.say(script([asked], [{"say": "done"}]))
+                await stream.until("permission_request")
+
+    assert shown == 0
+    assert stream.named("notice")[0].data["kind"] == "refused"
+    assert stream.named("tool_result")[0].data["is_error"]
 
 
 @pytest.fixture
