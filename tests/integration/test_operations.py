@@ -85,7 +85,7 @@ async def test_session_that_waits_too_long_for_its_start_is_told_to_come_back(
 
 # --- the drain
 
-DRAIN_S = 12.0
+DRAIN_S = 8.0
 
 
 async def test_drain_lets_turns_finish_and_then_ends_everything(

@@ -66,6 +66,8 @@ class Live:
             SessionConfig(session_id="s-1"),
             self.factory,
             limits=Limits(**limits),
+            # Nobody is there who would end a turn that a test leaves running.
+            deadlines=Deadlines(close_turn_s=0.01),
             clock=self.clock,
         )
 
