@@ -31,9 +31,10 @@ CONFIG: Final = """
 # 503 is an answer that is documented, or else another check finds it.
 expected-statuses = ["2xx", "3xx", "4xx", 503]
 [checks.positive_data_acceptance]
-# 400: a cwd that is no directory, an answer that does not fit what was asked. 409, 412:
-# somebody answered already, such an event was never sent.
-expected-statuses = ["2xx", 400, 401, 404, 409, 412, 503]
+# 400: a cwd that is no directory, an answer that does not fit what was asked. 403: a
+# directory or mode that this server does not allow. 409, 412: somebody has answered,
+# such an event was never sent. 422, 429: a key used twice, too many in a second.
+expected-statuses = ["2xx", 400, 401, 403, 404, 409, 412, 422, 429, 503]
 
 [[operations]]
 include-name = "GET /sessions/{id}/stream"
