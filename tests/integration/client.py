@@ -205,6 +205,12 @@ def delta_text(stream: Stream, message_id: str) -> str:
     )
 
 
+def message_ended(stream: Stream) -> bool:
+    """Whether the last message is whole: its end may come after its permission."""
+    latest = stream.named("message_complete")[-1]
+    return latest.data["message"]["stop_reason"] is not None
+
+
 def answer_text(stream: Stream) -> str:
     """Return the text of the latest message."""
     return complete_text(

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from webkit_asgi.scripted_model import script
 
-from .client import SessionClient, Stream, new_http, new_session
+from .client import SessionClient, Stream, message_ended, new_http, new_session
 from .server import TOKEN, ServerProcess, running_server, server_env
 
 ADMIN_TOKEN = "a-token-for-operators"
@@ -267,12 +267,6 @@ async def ask_and_allow(
     )
     assert answer.status_code == 204
     await stream.until("result", after=before)
-
-
-def message_ended(stream: Stream) -> bool:
-    """Whether the last message is whole: its end may come after its permission."""
-    latest = stream.named("message_complete")[-1]
-    return latest.data["message"]["stop_reason"] is not None
 
 
 async def test_scrape_counts_what_has_happened(

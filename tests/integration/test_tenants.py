@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from webkit_asgi.scripted_model import script
 
-from .client import WAIT_S, SessionClient, Stream, new_http, new_session
+from .client import WAIT_S, SessionClient, Stream, message_ended, new_http, new_session
 from .server import ServerProcess, running_server, server_env
 
 ISSUER: Final = "https://idp.example"
@@ -192,6 +192,7 @@ async def test_session_of_another_tenant_is_not_there_by_any_route(
         assert said.status_code == 204
         request = await watching.until("permission_request")
         await watching.until("session_state", after=request.id)
+        await watching.until_true(lambda: message_ended(watching))
         before, events = await anns.info(), [*watching.events]
 
         await sees_nothing_of(
