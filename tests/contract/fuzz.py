@@ -36,11 +36,6 @@ expected-statuses = ["2xx", "3xx", "4xx", 503]
 # such an event was never sent. 422, 429: a key used twice, too many in a second.
 expected-statuses = ["2xx", 400, 401, 403, 404, 409, 412, 422, 429, 503]
 
-[checks.ensure_resource_availability]
-# With an Idempotency-Key the answer of the first time comes again, also when the
-# session that it names has been closed since.
-enabled = false
-
 [[operations]]
 include-name = "GET /sessions/{id}/stream"
 # A wrong cursor in the query goes unnoticed beside a right one in the header, which
