@@ -78,6 +78,18 @@ def inside(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that have not ended; process 1 may take its time to collect them."""
+    found = []
+    for process in processes:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
 def kill(server: ServerProcess) -> None:
     os.kill(server.pid, signal.SIGKILL)
     server.wait_ended(10)
@@ -120,7 +132,7 @@ async def test_sigkill_of_the_server_ends_every_agent_within_five_seconds(
                 kill(server)
 
         _, alive = await asyncio.to_thread(psutil.wait_procs, left, 5)
-        assert not alive
+        assert not living(alive)
         assert not marked(state)
     finally:
         server.stop()
@@ -153,7 +165,7 @@ async def test_what_outlives_a_killed_server_is_killed_when_the_next_one_starts(
             finally:
                 next_one.stop()
 
-            assert not alive
+            assert not living(alive)
             assert len(inside(state)) == 1
             assert {process.pid for process in marked(state)} == mine
             assert (await kept.info())["state"] == "idle"
